@@ -1,0 +1,28 @@
+"""Procedural memory for AI agents, over MCP (Memp, arXiv 2508.06433).
+
+The house, in the order in which a request walks through it; imports run the same way, never back::
+
+    __main__.py   python -m memp_mcp; a client that speaks stdio meets front.py, a person cli.py
+    front.py      the first half second: answers the MCP handshake from catalogue.json while the rest loads
+    cli.py        argv + environment → Settings → Memory → serve | import | export | show …; the only composer
+    server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
+    memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
+    update.py     Episode → changes (Update): pure decisions
+    judge.py      Trajectory → Reward, where the environment gave none: rules, then an LLM
+    build.py      Trajectory → Procedure (Build)
+    retrieve.py   keys and ranking (Retrieve)
+    transcripts/  one file a format: other programs' transcripts → Trajectory
+    evidence.py   what code alone can read off a trajectory: failed steps, transient faults, detours
+    keys.py       what a text is looked up by: tokens, key phrases
+    llm.py        LLM protocol; Anthropic; OpenAI-compatible (GPT, Qwen, a local server)
+    embedder.py   Embedder protocol and the real ones
+    redact.py     secrets out, before anything is stored
+    store.py      LanceDB: tables, lock, freshness, compaction
+    settings.py   MEMP_* → one frozen Settings
+    models.py     Step, Trajectory, Reward, Procedure, Change, Event …
+    errors.py     the MempError tree
+
+Importing this package loads none of them: the handshake has to be answered before pydantic is.
+"""
+
+__version__ = "0.1.0"

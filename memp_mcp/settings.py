@@ -1,0 +1,92 @@
+"""MEMP_* → one frozen Settings. Nothing else reads the environment; a misspelt name is an error, not a default."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from memp_mcp.errors import BadInput
+from memp_mcp.models import BuildPolicy, RetrievePolicy, UpdatePolicy
+
+PREFIX = "MEMP_"
+DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set. Each field is the environment variable MEMP_<NAME>."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    home: Annotated[Path, Field(description="The directory of the memory.")] = Path("~/.memp")
+    project: Annotated[str, Field(description="The project of calls that name none; empty: shared by all.")] = ""
+    build: Annotated[BuildPolicy, Field(description="What a procedure keeps of a trajectory.")] = "proceduralization"
+    retrieve: Annotated[RetrievePolicy, Field(description="How procedures are found for a task.")] = "hybrid"
+    update: Annotated[UpdatePolicy, Field(description="What an episode changes in the memory.")] = "adjustment"
+    embedder: Annotated[str, Field(description="The embedding model, by name or folder.")] = DEFAULT_EMBEDDER
+    floor: Annotated[
+        float | None, Field(ge=-1, le=1, description="Relevance below which nothing is recalled; by embedder if unset.")
+    ] = None
+    recall_wait: Annotated[
+        float, Field(ge=0, description="Seconds that a recall waits for the embedder before it uses words alone.")
+    ] = 3.0
+    answer_tokens: Annotated[int, Field(ge=200, description="Size of a recall's answer, in tokens (characters / 4).")] = 1500
+    retire_uses: Annotated[int, Field(ge=1, description="Verified uses before a procedure can be retired.")] = 3
+    retire_below: Annotated[
+        float, Field(ge=0, le=1, description="Success rate below which it is retired; 0: never.")
+    ] = 0.5
+    llm: Annotated[str, Field(description="anthropic:MODEL or openai:MODEL; empty: no LLM is called.")] = ""
+    llm_base_url: Annotated[str, Field(description="Endpoint of the LLM; empty: the vendor's own.")] = ""
+    llm_api_key: Annotated[
+        str, Field(repr=False, description="Its key; empty: ANTHROPIC_API_KEY or OPENAI_API_KEY.")
+    ] = ""
+    llm_timeout: Annotated[float, Field(gt=0, description="Seconds for one call of the LLM.")] = 60.0
+    llm_daily_tokens: Annotated[int, Field(ge=0, description="Tokens that the LLM may use in a day (UTC).")] = 200_000
+    rules: Annotated[Path | None, Field(description="TOML file of judging rules; HOME/rules.toml if unset.")] = None
+    lock_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for other writers.")] = 30.0
+    log_level: Annotated[
+        Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="What is logged to stderr.")
+    ] = "WARNING"
+
+    @classmethod
+    def settings_customise_sources(
+        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: PydanticBaseSettingsSource
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Only what is handed in: the environment comes through from_env, so that tests need not touch it."""
+        return (init_settings,)
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str], **given: object) -> Self:
+        """Read MEMP_* names from *environ*; what is *given* (and not None) wins.
+
+        Raises:
+            BadInput: a name is misspelt or a value cannot be used; the message says which and what would do.
+        """
+        values: dict[str, object] = {}
+        for name, value in environ.items():
+            if name.startswith(PREFIX):
+                values[_field(name)] = value
+        values.update({k: v for k, v in given.items() if v is not None})
+        try:
+            return cls(**values)  # type: ignore[arg-type]  # pydantic converts and checks each value
+        except ValidationError as error:
+            problems = "; ".join(f"{PREFIX}{e['loc'][0]!s}".upper() + f": {e['msg']}" for e in error.errors())
+            raise BadInput(f"Settings cannot be used. {problems}.") from None
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the memory, with ~ resolved."""
+        return self.home.expanduser()
+
+
+def _field(name: str) -> str:
+    field = name.removeprefix(PREFIX).lower()
+    if field not in Settings.model_fields:
+        near = difflib.get_close_matches(field, Settings.model_fields, n=1)
+        hint = f"Did you mean {PREFIX}{near[0].upper()}?" if near else "See the settings table in the README."
+        raise BadInput(f"There is no setting {name}. {hint}")
+    return field
