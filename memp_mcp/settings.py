@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memp_mcp.errors import BadInput
 from memp_mcp.models import BuildPolicy, RetrievePolicy, UpdatePolicy
@@ -17,10 +16,10 @@ PREFIX = "MEMP_"
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 
 
-class Settings(BaseSettings):
+class Settings(BaseModel):
     """Everything that can be set. Each field is the environment variable MEMP_<NAME>."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     home: Annotated[Path, Field(description="The directory of the memory.")] = Path("~/.memp")
     project: Annotated[str, Field(description="The project of calls that name none; empty: shared by all.")] = ""
@@ -34,7 +33,9 @@ class Settings(BaseSettings):
     recall_wait: Annotated[
         float, Field(ge=0, description="Seconds that a recall waits for the embedder before it uses words alone.")
     ] = 3.0
-    answer_tokens: Annotated[int, Field(ge=200, description="Size of a recall's answer, in tokens (characters / 4).")] = 1500
+    answer_tokens: Annotated[
+        int, Field(ge=200, description="Size of a recall's answer, in tokens (characters / 4).")
+    ] = 1500
     retire_uses: Annotated[int, Field(ge=1, description="Verified uses before a procedure can be retired.")] = 3
     retire_below: Annotated[
         float, Field(ge=0, le=1, description="Success rate below which it is retired; 0: never.")
@@ -53,13 +54,6 @@ class Settings(BaseSettings):
     ] = "WARNING"
 
     @classmethod
-    def settings_customise_sources(
-        cls, settings_cls: type[BaseSettings], init_settings: PydanticBaseSettingsSource, **_: PydanticBaseSettingsSource
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Only what is handed in: the environment comes through from_env, so that tests need not touch it."""
-        return (init_settings,)
-
-    @classmethod
     def from_env(cls, environ: Mapping[str, str], **given: object) -> Self:
         """Read MEMP_* names from *environ*; what is *given* (and not None) wins.
 
@@ -72,7 +66,7 @@ class Settings(BaseSettings):
                 values[_field(name)] = value
         values.update({k: v for k, v in given.items() if v is not None})
         try:
-            return cls(**values)  # type: ignore[arg-type]  # pydantic converts and checks each value
+            return cls.model_validate(values)
         except ValidationError as error:
             problems = "; ".join(f"{PREFIX}{e['loc'][0]!s}".upper() + f": {e['msg']}" for e in error.errors())
             raise BadInput(f"Settings cannot be used. {problems}.") from None
