@@ -1,0 +1,312 @@
+"""The lean answers of the tools: what an agent reads, within a budget of tokens. Empty fields are left out.
+
+Most clients show a model either the structured or the text content of a result, so both carry the same data.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from memp_mcp.build import cut, first_line
+from memp_mcp.lookup import Known
+from memp_mcp.memory import Recall
+from memp_mcp.models import Change, Counts, Procedure, Reward, Step
+from memp_mcp.record import Recorded
+from memp_mcp.reflect import Reflection
+from memp_mcp.update import CORRECTION_FORM
+
+CHARACTERS_A_TOKEN = 4
+
+Detail = Literal["brief", "full"]
+
+
+class ProcedureAnswer(BaseModel):
+    """A procedure, as recalled."""
+
+    id: str
+    revision: int
+    title: str
+    when: str = ""
+    when_not: str = ""
+    before: list[str] = []
+    script: list[str] = []
+    slots: dict[str, list[str]] = {}
+    pitfalls: list[str] = []
+    check: str = ""
+    exemplar: list[str] = []
+    uses: int = 0
+    verified: int = 0
+    successes: int = 0
+    last_verified: str = ""
+    status: str = ""
+    by: str = ""
+    why: str = ""
+
+
+class RecallAnswer(BaseModel):
+    """recall_procedure's answer."""
+
+    recall_id: str = ""
+    found: str
+    procedures: list[ProcedureAnswer] = []
+    note: str = ""
+
+
+class RewardAnswer(BaseModel):
+    """Who judged a trajectory, and how."""
+
+    score: float
+    judged_by: str
+    verified: bool
+    reason: str = ""
+
+
+class ChangeAnswer(BaseModel):
+    """One change made to the memory."""
+
+    kind: str
+    id: str
+    revision: int
+    reason: str
+    diff: str = ""
+
+
+class RecordAnswer(BaseModel):
+    """record_trajectory's answer."""
+
+    trajectory_id: str
+    stored: Literal["now", "before"]
+    reward: RewardAnswer | None = None
+    credited: list[str] = []
+    changes: list[ChangeAnswer] = []
+    notes: list[str] = []
+
+
+class ReflectAnswer(BaseModel):
+    """reflect_failure's answer."""
+
+    fault: str
+    changes: list[ChangeAnswer] = []
+    failed_steps: list[str] = []
+    concerned: dict[str, list[str]] = {}
+    nearest_success: list[str] = []
+    call_again: dict[str, str] = {}
+    notes: list[str] = []
+
+
+class RevisionAnswer(BaseModel):
+    """One line of a procedure's history."""
+
+    revision: int
+    change: str
+    reason: str = ""
+    by: str = ""
+
+
+class GetAnswer(BaseModel):
+    """get_procedure's answer."""
+
+    procedure: ProcedureAnswer
+    history: list[RevisionAnswer] = []
+    evidence: list[str] = []
+
+
+class ForgetAnswer(BaseModel):
+    """forget_procedure's answer."""
+
+    forgotten: str
+    trajectories: list[str] = Field(default=[], description="Removed with it.")
+
+
+def as_data(answer: BaseModel) -> dict[str, object]:
+    """The answer as JSON data, without its empty fields."""
+    return answer.model_dump(mode="json", exclude_defaults=True)
+
+
+def as_text(answer: BaseModel) -> str:
+    """The same data as compact JSON."""
+    return json.dumps(as_data(answer), ensure_ascii=False, separators=(",", ":"))
+
+
+def tokens(answer: BaseModel) -> int:
+    """The size of an answer in tokens, by the rule of thumb of four characters each."""
+    return len(as_text(answer)) // CHARACTERS_A_TOKEN
+
+
+# -- recall -------------------------------------------------------------------------------------------------
+
+NOTHING = "Nothing relevant is remembered: work it out, then call record_trajectory so that the next agent need not."
+
+
+def recall_answer(recall: Recall, *, detail: Detail, budget: int) -> RecallAnswer:
+    """A recall within *budget* tokens: best first; what did not fit is named in the note."""
+    procedures = [procedure_answer(Known(m.procedure, m.counts), detail=detail, why=m.why) for m in recall.matches]
+    notes = [recall.reason] if recall.reason else []
+    if not procedures:
+        notes.append(NOTHING)
+    answer = RecallAnswer(recall_id=recall.id or "", found=recall.found, procedures=procedures, note="; ".join(notes))
+    return _within(answer, budget)
+
+
+def _within(answer: RecallAnswer, budget: int) -> RecallAnswer:
+    """Shrink from the last procedure upwards: first exemplars go, then whole procedures, then the first one's tail."""
+    cuts: list[str] = []
+    note = answer.note
+    while tokens(answer) > budget and answer.procedures:
+        last = next((p for p in reversed(answer.procedures) if p.exemplar), None)
+        if last is not None:
+            last.exemplar = []
+            cuts.append(f"exemplar of {last.id}")
+        elif len(answer.procedures) > 1:
+            cuts.append(answer.procedures.pop().id)
+        elif not _shorten(answer.procedures[0]):
+            break
+        else:
+            cuts.append(f"end of {answer.procedures[0].id}")
+        answer.note = "; ".join(
+            filter(None, [note, f"cut to fit: {', '.join(dict.fromkeys(cuts))} (see get_procedure)"])
+        )
+    return answer
+
+
+def _shorten(procedure: ProcedureAnswer) -> bool:
+    """Take away the least needed part that is left of a procedure; False when there is none."""
+    for field in ("slots", "before"):
+        if getattr(procedure, field):
+            setattr(procedure, field, type(getattr(procedure, field))())
+            return True
+    longest = max((procedure.script, procedure.pitfalls), key=lambda lines: sum(map(len, lines)))
+    if len(longest) > 1:
+        longest.pop()
+        return True
+    for field in ("check", "when_not", "when", "title"):
+        text = getattr(procedure, field)
+        if len(text) > 120:
+            setattr(procedure, field, cut(text, 80))
+            return True
+    if longest and len(longest[0]) > 120:
+        longest[0] = cut(longest[0], 80)
+        return True
+    return False
+
+
+def procedure_answer(known: Known, *, detail: Detail, why: str = "") -> ProcedureAnswer:
+    """One procedure with its reliability; with *full* also the steps of its shortest verified run."""
+    procedure, counts = known
+    brief = detail == "brief" and bool(procedure.script)
+    return ProcedureAnswer(
+        id=procedure.id,
+        revision=procedure.revision,
+        title=procedure.title,
+        when=procedure.when_to_use if procedure.when_to_use != procedure.title else "",
+        when_not=procedure.when_not_to_use,
+        before=list(procedure.preconditions),
+        script=[f"{s.name}: {s.text}" for s in procedure.script],
+        slots={s.name: list(s.examples) for s in procedure.slots if _explains(procedure, s.name, s.examples)},
+        pitfalls=[_pitfall_line(p.text, p.error, tentative=p.tentative) for p in procedure.pitfalls],
+        check=procedure.check,
+        exemplar=[] if brief else step_lines(procedure.exemplar),
+        by=procedure.author,
+        why=why,
+        **_reliability(procedure, counts),
+    )
+
+
+def _reliability(procedure: Procedure, counts: Counts) -> dict[str, object]:
+    return {
+        "uses": counts.uses,
+        "verified": counts.verified,
+        "successes": counts.successes,
+        "last_verified": counts.last_verified.date().isoformat() if counts.last_verified else "",
+        "status": "" if procedure.status == "active" else procedure.status,
+    }
+
+
+def _explains(procedure: Procedure, name: str, examples: Sequence[str]) -> bool:
+    """A slot that is used in the script and does not say the same as its only example."""
+    used = any(f"{{{name}}}" in s.text for s in procedure.script)
+    return used and [e.casefold() for e in examples] != [name]
+
+
+def _pitfall_line(text: str, error: str, *, tentative: bool) -> str:
+    line = text if not error or first_line(error)[:60] in text else f"{text} [{cut(first_line(error), 160)}]"
+    return f"(unproven) {line}" if tentative else line
+
+
+def step_lines(steps: Sequence[Step]) -> list[str]:
+    """Steps as lines `action -> observation`."""
+    return [f"{s.action} -> {cut(s.observation.strip(), 300)}" if s.observation.strip() else s.action for s in steps]
+
+
+# -- the others ---------------------------------------------------------------------------------------------
+
+
+def record_answer(recorded: Recorded) -> RecordAnswer:
+    """What a recorded trajectory led to."""
+    unknown = recorded.reward is None and not recorded.already_stored
+    return RecordAnswer(
+        trajectory_id=recorded.trajectory_id,
+        stored="before" if recorded.already_stored else "now",
+        reward=_reward_answer(recorded.reward),
+        credited=list(recorded.credited),
+        changes=[change_answer(c) for c in recorded.changes],
+        notes=[*recorded.notes, *(["outcome unknown: nobody judged it"] if unknown else [])],
+    )
+
+
+def _reward_answer(reward: Reward | None) -> RewardAnswer | None:
+    if reward is None:
+        return None
+    return RewardAnswer(
+        score=reward.score, judged_by=reward.judged_by, verified=reward.verified, reason=cut(reward.reason, 300)
+    )
+
+
+def change_answer(change: Change) -> ChangeAnswer:
+    """One change with its diff."""
+    return ChangeAnswer(
+        kind=change.kind,
+        id=change.procedure.id,
+        revision=change.procedure.revision,
+        reason=change.reason,
+        diff=cut(change.diff, 1500),
+    )
+
+
+def reflect_answer(reflection: Reflection, *, trajectory_id: str | None, recall_id: str | None) -> ReflectAnswer:
+    """What a reflection led to; where nobody has explained the failure yet, the evidence and how to call again."""
+    answer = ReflectAnswer(
+        fault=reflection.fault,
+        changes=[change_answer(c) for c in reflection.changes],
+        notes=list(reflection.notes),
+    )
+    if reflection.fault != "unexplained":
+        return answer
+    answer.failed_steps = [f"{f.index}: {cut(f.action, 300)} -> {f.error}" for f in reflection.failed_steps]
+    answer.concerned = {p.id: [f"{s.name}: {s.text}" for s in p.script] for p in reflection.concerned}
+    if reflection.success is not None:
+        answer.nearest_success = [reflection.success.id, *step_lines(reflection.success.steps[-12:])]
+    given = {"trajectory_id": trajectory_id, "recall_id": recall_id}
+    answer.call_again = {
+        **{name: value for name, value in given.items() if value},
+        "error": "the same error",
+        "diagnosis": "why it failed, naming the failed step",
+        "correction": reflection.suggestion or CORRECTION_FORM,
+    }
+    return answer
+
+
+def get_answer(known: Known, history: Sequence[Procedure]) -> GetAnswer:
+    """A procedure in full, with its history."""
+    return GetAnswer(
+        procedure=procedure_answer(known, detail="full"),
+        history=[
+            RevisionAnswer(revision=r.revision, change=r.change, reason=cut(r.reason, 200), by=r.author)
+            for r in history[-20:]
+        ],
+        evidence=list(known.procedure.evidence[-10:]),
+    )

@@ -1,0 +1,455 @@
+"""argv + environment → Settings → Memory → serve | import | export | search | show …; the only composer.
+
+Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 nothing found · 4 `doctor` found something.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from threading import Thread
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+
+from pydantic import BaseModel
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from memp_mcp import __version__
+from memp_mcp.errors import MempError
+from memp_mcp.models import BuildPolicy, Procedure, RetrievePolicy, Status, UpdatePolicy
+from memp_mcp.settings import Settings
+
+if TYPE_CHECKING:
+    from mcp.server import MCPServer
+
+    from memp_mcp.memory import Memory
+
+OK, FAILED, USAGE, NOTHING, UNSOUND = range(5)
+AddCommand = Callable[[str, "Command", str], argparse.ArgumentParser]
+
+
+class Answer(NamedTuple):
+    """What a command found: as data for --json, as lines for a person, and the exit code."""
+
+    data: Any
+    lines: Sequence[str | Table]
+    code: int = OK
+
+
+Command = Callable[[argparse.Namespace, Settings], Answer]
+
+# -- serving ------------------------------------------------------------------------------------------------
+
+
+def stdio_application() -> MCPServer[Any]:
+    """The server as the front starts it: the memory opens in the background, its troubles are told by each call."""
+    return compose(lambda: Settings.from_env(os.environ))
+
+
+def compose(settings: Callable[[], Settings]) -> MCPServer[Any]:
+    """The server over a memory that opens in the background, so that a client need not wait for LanceDB.
+
+    Settings that cannot be used, or a store that cannot be opened, are told by every call until they are mended: a
+    client shows the result of a call to its model, but nobody reads the stderr of a server that has died.
+    """
+    from memp_mcp.server import build_server  # noqa: PLC0415 - imports the SDK: more than a second
+
+    opening = _Opening(settings)
+    Thread(target=opening.get, name="open-memory", daemon=True).start()
+    return build_server(opening.get)
+
+
+class _Opening:
+    """Opens a memory once; tries again after a failure, since the user may have mended what was wrong."""
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._future: Future[Memory] | None = None
+
+    def get(self) -> Memory:
+        future = self._future
+        if future is None or (future.done() and future.exception() is not None):
+            future = self._future = Future()
+            self._open(future)
+        return future.result()
+
+    def _open(self, future: Future[Memory]) -> None:
+        from memp_mcp.memory import Memory  # noqa: PLC0415 - imports LanceDB: two seconds
+
+        try:
+            settings = self._settings()
+            logging.getLogger("memp_mcp").setLevel(settings.log_level)
+            future.set_result(Memory.open(settings))
+        except Exception as error:  # noqa: BLE001 - handed on to whoever waits for the memory
+            future.set_exception(error)
+
+
+def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
+    if not options.http:
+        from memp_mcp.stdio import serve  # noqa: PLC0415 - imports the SDK
+
+        serve(compose(lambda: settings), sys.stdin.buffer, sys.stdout.buffer)
+        return Answer(None, [])
+    from memp_mcp.server import serve_http  # noqa: PLC0415 - imports the SDK
+
+    serve_http(compose(lambda: settings), host=options.host, port=options.port)
+    return Answer(None, [])
+
+
+def _demo(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - a throw-away memory of its own
+    from memp_mcp.demo import run  # noqa: PLC0415 - imports the SDK's client
+
+    run(print)
+    return Answer(None, [])
+
+
+# -- commands -----------------------------------------------------------------------------------------------
+
+
+def _import(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp.archive import import_files  # noqa: PLC0415 - imports LanceDB
+
+    with _progress("importing") as advance:
+        done = import_files(
+            _open(settings),
+            options.files,
+            source_format=options.format,
+            build_policy=options.build,
+            update_policy=options.update,
+            advance=advance,
+        )
+    line = (
+        f"{done.read} read, {done.stored} stored, {done.stored_before} stored before; {done.added} procedures added, "
+        f"{done.merged} merged into one that was there, {done.other_changes} other changes"
+    )
+    return Answer(done, [line, *(f"skipped {s}" for s in done.skipped)])
+
+
+def _export(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp.archive import export  # noqa: PLC0415 - imports LanceDB
+
+    lines = 0
+    with options.file.open("w", encoding="utf-8") if options.file else nullcontext(sys.stdout) as out:
+        for line in export(_open(settings)):
+            out.write(line + "\n")
+            lines += 1
+    return Answer({"lines": lines}, [f"{lines} lines written to {options.file}"] if options.file else [])
+
+
+def _bootstrap(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp.archive import bootstrap  # noqa: PLC0415 - imports LanceDB
+
+    with _progress("judging") as advance:
+        report = bootstrap(
+            _open(settings), options.files, keep=options.keep, source_format=options.format, advance=advance
+        )
+    table = _table("kept", "score", "steps", "judged by", "task", "why")
+    for kept in report:
+        score = "" if kept.score is None else f"{kept.score:.2f}"
+        mark = "yes" if kept.kept else ""
+        table.add_row(mark, score, str(kept.steps), kept.judged_by, kept.task[:60], kept.reason)
+    total = f"{sum(k.kept for k in report)} of {len(report)} trajectories kept"
+    return Answer(report, [table, total], OK if report else NOTHING)
+
+
+def _search(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp import answers  # noqa: PLC0415 - imports LanceDB
+
+    recall = _open(settings).recall(
+        options.task,
+        error=options.error,
+        limit=options.limit,
+        project=options.project,
+        policy=options.retrieve,
+        client="cli",
+    )
+    answer = answers.recall_answer(recall, detail="brief", budget=1_000_000)
+    table = _table("id", "rev", "score", "cosine", "title", "uses", "why")
+    for match in recall.matches:
+        found, counts = match.procedure, match.counts
+        uses = f"{counts.successes}/{counts.verified} of {counts.uses}"
+        table.add_row(
+            found.id, str(found.revision), f"{match.score:.3f}", f"{match.relevance:.2f}", found.title, uses, match.why
+        )
+    lines = [f"found by {recall.found}" + (f" ({recall.reason})" if recall.reason else ""), table]
+    return Answer(
+        answers.as_data(answer), lines if recall.matches else [answer.note], OK if recall.matches else NOTHING
+    )
+
+
+def _list(options: argparse.Namespace, settings: Settings) -> Answer:
+    memory = _open(settings)
+    found = memory.list_procedures(
+        status=options.status, project=options.project, limit=options.limit, offset=options.offset
+    )
+    counts = memory.counts(found)
+    table = _table("id", "rev", "status", "project", "title", "uses", "verified", "successes")
+    for p in found:
+        c = counts[p.id]
+        table.add_row(
+            p.id, str(p.revision), p.status, p.project, p.title, str(c.uses), str(c.verified), str(c.successes)
+        )
+    return Answer(found, [table] if found else ["no procedures"], OK if found else NOTHING)
+
+
+def _show(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp import answers  # noqa: PLC0415 - imports LanceDB
+
+    memory = _open(settings)
+    if options.id.startswith("t_"):
+        trajectory = memory.trajectory(options.id)
+        return Answer(trajectory, [trajectory.model_dump_json(indent=2, exclude_defaults=True)])
+    known = memory.get(options.id, revision=options.revision)
+    answer = answers.get_answer(known, memory.history(options.id))
+    return Answer(answers.as_data(answer), [json.dumps(answers.as_data(answer), indent=2, ensure_ascii=False)])
+
+
+def _history(options: argparse.Namespace, settings: Settings) -> Answer:
+    revisions = _open(settings).history(options.id)
+    table = _table("rev", "when", "change", "by", "reason")
+    for r in revisions:
+        table.add_row(str(r.revision), f"{r.created_at:%Y-%m-%d %H:%M}", r.change, r.author, r.reason)
+    return Answer(revisions, [table])
+
+
+def _diff(options: argparse.Namespace, settings: Settings) -> Answer:
+    text = _open(settings).diff(options.id, options.old, options.new)
+    return Answer({"diff": text}, [text or "no difference that a reader would see"])
+
+
+def _restore(options: argparse.Namespace, settings: Settings) -> Answer:
+    return _changed(_open(settings).restore(options.id, options.revision))
+
+
+def _retire(options: argparse.Namespace, settings: Settings) -> Answer:
+    return _changed(_open(settings).retire(options.id, reason=options.reason))
+
+
+def _changed(change: Any) -> Answer:
+    new: Procedure = change.procedure
+    return Answer(change, [f"{new.id} is at revision {new.revision}, {new.status}: {change.reason}", change.diff])
+
+
+def _forget(options: argparse.Namespace, settings: Settings) -> Answer:
+    gone = _open(settings).forget(options.id)
+    return Answer(
+        {"forgotten": options.id, "trajectories": gone}, [f"{options.id} is gone, with {len(gone)} trajectories"]
+    )
+
+
+def _stats(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
+    memory = _open(settings)
+    memory.vectorizer.background.ready(30)
+    stats = memory.stats()
+    table = _table("figure", "value")
+    for name, value in stats.model_dump(mode="json").items():
+        table.add_row(name.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str(value))
+    return Answer(stats, [table])
+
+
+def _compact(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
+    memory = _open(settings)
+    before = memory.store.size()
+    memory.store.compact()
+    after = memory.store.size()
+    line = f"{before.bytes:,} -> {after.bytes:,} bytes"
+    return Answer({"before": before._asdict(), "after": after._asdict()}, [line])
+
+
+def _rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp.archive import rebuild  # noqa: PLC0415 - imports LanceDB
+
+    with _progress("rebuilding") as advance:
+        done = rebuild(
+            _open(settings), embed=options.embed, distil=options.distil, everything=options.all, advance=advance
+        )
+    line = (
+        f"{done.current} current procedures written again, {done.finished} unfinished trajectories finished, "
+        f"{done.embedded} embedded, {len(done.distilled)} distilled anew"
+    )
+    return Answer(done, [line])
+
+
+def _doctor(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
+    from memp_mcp.archive import problems  # noqa: PLC0415 - imports LanceDB
+
+    found = problems(_open(settings))
+    lines = [f"- {p}" for p in found] or ["The memory is sound."]
+    return Answer({"problems": found}, lines, UNSOUND if found else OK)
+
+
+def _open(settings: Settings) -> Memory:
+    from memp_mcp.memory import Memory  # noqa: PLC0415 - imports LanceDB: two seconds
+
+    return Memory.open(settings)
+
+
+# -- the command line ---------------------------------------------------------------------------------------
+
+
+def parser() -> argparse.ArgumentParser:
+    """All commands with their options; also what the README's table is tested against."""
+    main = argparse.ArgumentParser(
+        prog="memp-mcp", description="Procedural memory for AI agents. Without a command: an MCP server on stdio."
+    )
+    main.add_argument("--version", action="version", version=__version__)
+    commands = main.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Command, text: str) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text)
+        added.set_defaults(run=run)
+        added.add_argument("--home", type=Path, help="directory of the memory (MEMP_HOME)")
+        added.add_argument("--json", action="store_true", help="print data instead of text")
+        return added
+
+    _add_serving(command)
+    _add_transfer(command)
+    _add_reading(command)
+    _add_changing(command)
+    _add_upkeep(command)
+    return main
+
+
+def _add_serving(command: AddCommand) -> None:
+    serve = command("serve", _serve, "serve MCP on stdio, or with --http on a port")
+    serve.add_argument("--http", action="store_true", help="streamable HTTP at /mcp")
+    serve.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
+    serve.add_argument("--port", type=int, default=8765)
+    command("demo", _demo, "watch one agent fail and a second succeed, on a throw-away memory")
+
+
+def _add_transfer(command: AddCommand) -> None:
+    files = command("import", _import, "learn from transcripts, or take over an exported memory")
+    _add_files(files)
+    files.add_argument("--build", choices=get_args(BuildPolicy), help="MEMP_BUILD for this import")
+    files.add_argument("--update", choices=get_args(UpdatePolicy), help="MEMP_UPDATE for this import")
+    command("export", _export, "write the whole memory as JSON lines").add_argument("file", nargs="?", type=Path)
+    cold = command("bootstrap", _bootstrap, "cold start: score several trajectories a task, keep the best")
+    _add_files(cold)
+    cold.add_argument("--keep", type=_positive, default=1, help="how many trajectories of a task to keep")
+
+
+def _add_reading(command: AddCommand) -> None:
+    search = command("search", _search, "recall procedures for a task")
+    search.add_argument("task")
+    search.add_argument("--error", default="", help="an error met in the middle of the task")
+    search.add_argument("--limit", type=_positive, default=5)
+    search.add_argument("--project", help="besides what is shared")
+    search.add_argument("--retrieve", choices=get_args(RetrievePolicy), help="MEMP_RETRIEVE for this search")
+    listing = command("list", _list, "list procedures, the latest changed first")
+    listing.add_argument("--status", choices=get_args(Status))
+    listing.add_argument("--project")
+    listing.add_argument("--limit", type=_positive, default=50)
+    listing.add_argument("--offset", type=int, default=0)
+    show = _with_id(command("show", _show, "show a procedure or trajectory in full"), "procedure or trajectory id")
+    show.add_argument("--revision", type=_positive)
+    _with_id(command("history", _history, "all revisions of a procedure"))
+    diff = _with_id(command("diff", _diff, "what changed between two revisions; by default the last two"))
+    diff.add_argument("old", nargs="?", type=_positive)
+    diff.add_argument("new", nargs="?", type=_positive)
+    command("stats", _stats, "the memory in figures")
+
+
+def _add_changing(command: AddCommand) -> None:
+    restore = _with_id(command("restore", _restore, "bring back an earlier revision or a retired procedure"))
+    restore.add_argument("--revision", type=_positive)
+    retire = _with_id(command("retire", _retire, "take a procedure out of recall; restorable"))
+    retire.add_argument("--reason", default="retired by hand")
+    _with_id(command("forget", _forget, "remove a procedure for good, with the trajectories only it rests on"))
+
+
+def _add_upkeep(command: AddCommand) -> None:
+    command("compact", _compact, "compact the tables now; it also happens by itself")
+    rebuild = command("rebuild", _rebuild, "derive again what can be derived from the evidence")
+    rebuild.add_argument("--embed", action="store_true", help="all vectors, by the embedder of the settings")
+    rebuild.add_argument("--distil", action="store_true", help="scripts, by the build policy and LLM of the settings")
+    rebuild.add_argument("--all", action="store_true", help="with --distil: also what a reflection has corrected")
+    command("doctor", _doctor, "look for what is wrong and say how to mend it")
+
+
+def _add_files(command: argparse.ArgumentParser) -> None:
+    from memp_mcp.transcripts import FORMATS  # noqa: PLC0415 - keeps --version quick
+
+    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON or JSONL, plain, .gz or .xz")
+    command.add_argument("--format", choices=list(FORMATS), help="told from the content when not given")
+
+
+def _with_id(command: argparse.ArgumentParser, text: str = "procedure id") -> argparse.ArgumentParser:
+    command.add_argument("id", help=text)
+    return command
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return number
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    options = parser().parse_args(argv)
+    try:
+        settings = Settings.from_env(os.environ if environ is None else environ, home=options.home)
+        logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(message)s")
+        answer: Answer = options.run(options, settings)
+    except MempError as error:
+        return _failed(str(error), as_json=options.json)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return FAILED
+    except OSError as error:
+        return _failed(f"{error.strerror or error}: {error.filename or ''}", as_json=options.json)
+    except KeyboardInterrupt:
+        return _failed("interrupted; what was reported as stored is stored", as_json=options.json)
+    _print(answer, as_json=options.json)
+    return answer.code
+
+
+def _failed(message: str, *, as_json: bool) -> int:
+    sys.stderr.write((json.dumps({"error": message}) if as_json else f"memp-mcp: {message}") + "\n")
+    return FAILED
+
+
+def _print(answer: Answer, *, as_json: bool) -> None:
+    if as_json:
+        if answer.data is not None:
+            sys.stdout.write(json.dumps(_plain(answer.data), ensure_ascii=False) + "\n")
+        return
+    console = Console(soft_wrap=True, highlight=False, markup=False)
+    for line in answer.lines:
+        console.print(line)
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, BaseModel):
+        return data.model_dump(mode="json")
+    return [_plain(d) for d in data] if isinstance(data, list) else data
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, where a person sees it and a pipe does not."""
+    columns = (SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task(what, total=None)
+
+        def advance(done: int) -> None:
+            progress.advance(task, done)
+
+        yield advance

@@ -1,0 +1,80 @@
+"""What this memory has under an id, or a clear word that it has nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+from memp_mcp.errors import NotFound
+from memp_mcp.models import Counts, Procedure, Trajectory, checked_id
+from memp_mcp.store import Store
+from memp_mcp.update import Used
+
+
+class Known(NamedTuple):
+    """A procedure with its counts since its script was last changed."""
+
+    procedure: Procedure
+    counts: Counts
+
+
+def known(store: Store, procedure_id: str, *, revision: int | None = None) -> Known:
+    """A procedure as it is, or as it was at a revision, with its counts.
+
+    Raises:
+        NotFound: there is no such procedure or revision.
+
+    """
+    checked_id("procedure", procedure_id)
+    current = store.procedure(procedure_id)
+    if current is None:
+        raise NotFound("procedure", procedure_id, "Call recall_procedure to get current ids.")
+    wanted = current if revision is None else store.revision(procedure_id, revision)
+    if wanted is None:
+        raise NotFound("revision", f"{procedure_id}@{revision}", f"The current revision is {current.revision}.")
+    return Known(wanted, store.counts([procedure_id]).get(procedure_id, {}).get(wanted.counted_from, Counts()))
+
+
+def trajectory(store: Store, trajectory_id: str) -> Trajectory:
+    """A stored trajectory.
+
+    Raises:
+        NotFound: there is none with this id.
+
+    """
+    checked_id("trajectory", trajectory_id)
+    found = store.trajectory(trajectory_id)
+    if found is None:
+        raise NotFound("trajectory", trajectory_id, "Ids come from record_trajectory.")
+    return found
+
+
+def recalled(store: Store, recall_id: str) -> list[Procedure]:
+    """The procedures that a recall returned, in the revisions that it returned, best first.
+
+    Raises:
+        NotFound: this memory never gave that recall id.
+
+    """
+    checked_id("recall", recall_id)
+    found = store.events(kind="recall", recall_id=recall_id)
+    if not found:
+        raise NotFound("recall", recall_id, "It may belong to another memory: leave recall_id out, or recall again.")
+    returned = json.loads(found[0].detail)["returned"]
+    revisions = (store.revision(r["id"], r["revision"]) for r in returned)
+    return [p for p in revisions if p is not None]
+
+
+def used(store: Store, procedure: Procedure) -> Used:
+    """A procedure with its counts, and the script that it replaced with the counts of that one."""
+    counts = store.counts([procedure.id]).get(procedure.id, {})
+    parent = None
+    if procedure.counted_from > 1:
+        earlier = [r for r in store.history(procedure.id) if r.revision < procedure.counted_from]
+        parent = next((r for r in reversed(earlier) if r.script and r.status != "retired"), None)
+    return Used(
+        procedure,
+        counts.get(procedure.counted_from, Counts()),
+        parent,
+        counts.get(parent.counted_from, Counts()) if parent else Counts(),
+    )

@@ -1,0 +1,396 @@
+"""Memory: recall, record, reflect, and what people do with a memory besides. The one deep object.
+
+Stages decide (judge, build, retrieve, update), the memory acts: it fetches what they need, lets them decide on values,
+and hands their changes to the store as one commit. No LLM call and no embedding happens inside the store's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, Self
+
+from memp_mcp import lookup, retrieve, update
+from memp_mcp.embedder import BackgroundEmbedder, Embedder
+from memp_mcp.errors import BadInput, StoreError
+from memp_mcp.judge import Rule, load_rules
+from memp_mcp.llm import LLM, Connection, connect
+from memp_mcp.lookup import Known
+from memp_mcp.models import (
+    BuildPolicy,
+    Change,
+    Commit,
+    Counts,
+    Event,
+    Procedure,
+    RetrievePolicy,
+    Status,
+    Trajectory,
+    UpdatePolicy,
+    Value,
+    new_id,
+    stable_id,
+)
+from memp_mcp.record import Recorded, Recorder
+from memp_mcp.reflect import Reflection, Reflector, Report, last_error
+from memp_mcp.retrieve import Match
+from memp_mcp.settings import Settings
+from memp_mcp.store import Store, StoreSize
+from memp_mcp.vectors import Vectorizer
+
+log = logging.getLogger(__name__)
+
+ASK_TO_REFLECT = (
+    "It failed: call reflect_failure with this trajectory_id, your diagnosis and a correction, "
+    "so that the next agent does not fail there too."
+)
+
+Found = Literal["hybrid", "query", "avefact", "random", "lexical"]
+
+
+class Recall(Value):
+    """The answer to a recall: what was found, how, and the id by which its use can be reported."""
+
+    id: str | None
+    task: str
+    found: Found
+    reason: str = ""
+    matches: tuple[Match, ...] = ()
+
+
+class Stats(Value):
+    """The memory in figures."""
+
+    directory: str
+    size: StoreSize
+    procedures: dict[str, int]
+    recalls: int
+    recalls_with_nothing: int
+    uses: int
+    verified_uses: int
+    verified_successes: int
+    embedder: str
+    embedder_state: str
+    llm: str
+    llm_tokens_today: int
+    llm_tokens_left: int
+
+
+class Memory:
+    """The procedural memory that agents share. Thread-safe; several processes may hold one on the same directory."""
+
+    def __init__(
+        self,
+        store: Store,
+        embedder: BackgroundEmbedder,
+        settings: Settings,
+        *,
+        llm: LLM | None = None,
+        rules: Sequence[Rule] = (),
+    ) -> None:
+        self.store = store
+        self.settings = settings
+        self.llm = llm
+        self.rules = tuple(rules)
+        self.vectorizer = Vectorizer(store, embedder)
+        self._recorder = Recorder(store, self.vectorizer, settings, llm, rules)
+        self._reflector = Reflector(store, self.vectorizer, llm)
+
+    @classmethod
+    def open(cls, settings: Settings, *, embedder: BackgroundEmbedder | None = None) -> Self:
+        """Open the memory that the settings describe; the embedder starts to load in the background.
+
+        Raises:
+            StoreError: the memory on disk cannot be used.
+            BadInput: the LLM or the rules file of the settings cannot be used.
+
+        """
+        embedder = embedder or BackgroundEmbedder(settings.embedder)
+        embedder.start()
+        directory = settings.directory
+        rules = load_rules(settings.rules or directory / "rules.toml")
+        llm = None
+        if settings.llm:
+            llm = connect(
+                settings.llm,
+                base_url=settings.llm_base_url,
+                api_key=settings.llm_api_key,
+                timeout=settings.llm_timeout,
+                daily_tokens=settings.llm_daily_tokens,
+                ledger=directory / "llm_tokens.json",
+            )
+        store = Store.open(directory, lock_timeout=settings.lock_timeout)
+        return cls(store, embedder, settings, llm=llm, rules=rules)
+
+    # -- recall ----------------------------------------------------------------------------------------------
+
+    def recall(
+        self,
+        task: str,
+        *,
+        error: str = "",
+        limit: int = 3,
+        project: str | None = None,
+        policy: RetrievePolicy | None = None,
+        client: str = "",
+    ) -> Recall:
+        """Find the procedures that fit a task, or that helped after an error in the middle of one.
+
+        Args:
+            task: The task at hand, in a sentence.
+            error: The error text, when help against it is wanted.
+            limit: How many procedures at most.
+            project: Whose procedures besides the shared ones; None: the settings' project.
+            policy: How to find them; None: the settings' policy.
+            client: Who asks.
+
+        Raises:
+            BadInput: the task is empty.
+
+        """
+        if not task.strip():
+            raise BadInput("The task is empty: say in one sentence what you are about to do.")
+        scope = self._scope(project)
+        policy = policy or self.settings.retrieve
+        embedder, reason = None, ""
+        if policy != "random":
+            embedder, reason = self.vectorizer.embedder_for(task, wait=self.settings.recall_wait)
+        candidates = retrieve.gather(self._views(task, error, policy, scope, embedder))
+        found: Found = policy if embedder or policy == "random" else "lexical"
+        matches = retrieve.rank(
+            candidates,
+            task=task,
+            error=error,
+            policy="hybrid" if found == "lexical" else found,
+            floor=self._floor(embedder) if embedder else None,
+            counts=self.counts(c.procedure for c in candidates),
+            project=scope,
+            limit=limit,
+        )
+        recall_id, trouble = self._note_recall(task, error, matches, scope, client)
+        return Recall(id=recall_id, task=task, found=found, reason=reason or trouble, matches=tuple(matches))
+
+    def _views(
+        self, task: str, error: str, policy: RetrievePolicy, project: str, embedder: Embedder | None
+    ) -> retrieve.Views:
+        scope, limit = {project, ""}, retrieve.CANDIDATES
+        if policy == "random":
+            seed = int(stable_id("s", task)[2:10], 16)
+            return {"words": [(p, 0.0) for p in self.store.sample(projects=scope, limit=limit, seed=seed)]}
+        views: dict[str, Sequence[tuple[Procedure, float]]] = {}
+        if embedder is not None:
+            vectors = self.vectorizer.of_task(embedder, task)
+            views["dense"] = self.store.dense(vectors.vector, column="vector", projects=scope, limit=limit)
+            if policy != "query":
+                views["phrases"] = self.store.dense(vectors.phrases, column="phrases", projects=scope, limit=limit)
+        if policy == "hybrid" or embedder is None:
+            views["words"] = self.store.lexical(task[:4000], column="doc", projects=scope, limit=limit)
+        if error:
+            views["errors"] = self.store.lexical(error[:2000], column="errors", projects=scope, limit=limit)
+        return views
+
+    def _floor(self, embedder: Embedder) -> float:
+        return embedder.floor if self.settings.floor is None else self.settings.floor
+
+    def _scope(self, project: str | None) -> str:
+        return self.settings.project if project is None else project
+
+    def _note_recall(
+        self, task: str, error: str, matches: Sequence[Match], project: str, client: str
+    ) -> tuple[str | None, str]:
+        """Write down what was recalled, so that its use can be credited. A memory that cannot write still answers."""
+        recall_id = new_id("r")
+        returned = [{"id": m.procedure.id, "revision": m.procedure.revision} for m in matches]
+        detail = json.dumps({"task": task[:1000], "error": error[:500], "returned": returned}, ensure_ascii=False)
+        recall = Event(id=recall_id, kind="recall", recall_id=recall_id, client=client, project=project, detail=detail)
+        recalled = [
+            Event(
+                kind="recalled",
+                procedure_id=m.procedure.id,
+                revision=m.procedure.revision,
+                counted_from=m.procedure.counted_from,
+                recall_id=recall_id,
+                client=client,
+                project=project,
+            )
+            for m in matches
+        ]
+        try:
+            self.store.note(recall, *recalled)
+        except StoreError as error_:
+            log.warning("recall not noted: %s", error_)
+            return None, f"this recall could not be written down, so it has no id ({error_})"
+        return recall_id, ""
+
+    # -- record and reflect ----------------------------------------------------------------------------------
+
+    def record(
+        self,
+        trajectory: Trajectory,
+        *,
+        build_policy: BuildPolicy | None = None,
+        update_policy: UpdatePolicy | None = None,
+    ) -> Recorded:
+        """Learn from one episode: judge it, credit what was used, and change the memory accordingly.
+
+        A failure is credited and kept as evidence. With the policy *adjustment* it is also reflected on: at once where
+        an LLM is configured, else by asking the caller to do so.
+
+        Raises:
+            NotFound: the recall id or a used id is not of this memory.
+            StoreError: nothing could be written; nothing was.
+
+        """
+        [recorded] = self.record_all([trajectory], build_policy=build_policy, update_policy=update_policy)
+        adjusts = (update_policy or self.settings.update) == "adjustment"
+        if not adjusts or recorded.already_stored or recorded.succeeded is not False:
+            return recorded
+        if self.llm is None:
+            return recorded.model_copy(update={"notes": (*recorded.notes, ASK_TO_REFLECT)})
+        return self._adjusted(recorded)
+
+    def _adjusted(self, recorded: Recorded) -> Recorded:
+        stored = lookup.trajectory(self.store, recorded.trajectory_id)
+        error = last_error(stored) or (stored.reward.reason if stored.reward else "") or "the task was not achieved"
+        report = Report(trajectory_id=stored.id, error=error, project=stored.project, client=stored.client)
+        reflection = self.reflect(report)
+        return recorded.model_copy(
+            update={
+                "changes": (*recorded.changes, *reflection.changes),
+                "notes": (*recorded.notes, *reflection.notes),
+            }
+        )
+
+    def record_all(
+        self,
+        trajectories: Sequence[Trajectory],
+        *,
+        build_policy: BuildPolicy | None = None,
+        update_policy: UpdatePolicy | None = None,
+        advance: Callable[[int], None] | None = None,
+    ) -> list[Recorded]:
+        """Record several trajectories with one write, as an import does; failures are credited and kept."""
+        return self._recorder.record(
+            trajectories,
+            build_policy=build_policy or self.settings.build,
+            update_policy=update_policy or self.settings.update,
+            advance=advance,
+        )
+
+    def reflect(self, report: Report) -> Reflection:
+        """Correct what was remembered after it failed (Memp's Adjustment), as an explicit act.
+
+        Raises:
+            BadInput: neither a task nor a trajectory is given, or the correction cannot be carried out.
+            NotFound: an id is not of this memory.
+
+        """
+        return self._reflector.reflect(report, project=self._scope(report.project))
+
+    # -- single procedures -----------------------------------------------------------------------------------
+
+    def get(self, procedure_id: str, *, revision: int | None = None) -> Known:
+        """A procedure as it is, or as it was at a revision, with its counts.
+
+        Raises:
+            NotFound: there is no such procedure or revision.
+
+        """
+        return lookup.known(self.store, procedure_id, revision=revision)
+
+    def trajectory(self, trajectory_id: str) -> Trajectory:
+        """A stored trajectory.
+
+        Raises:
+            NotFound: there is none with this id.
+
+        """
+        return lookup.trajectory(self.store, trajectory_id)
+
+    def counts(self, procedures: Iterable[Procedure]) -> dict[str, Counts]:
+        """The counts of each procedure since its script was last changed, by id."""
+        wanted = {p.id: p.counted_from for p in procedures}
+        counts = self.store.counts(wanted)
+        return {pid: counts.get(pid, {}).get(start, Counts()) for pid, start in wanted.items()}
+
+    def history(self, procedure_id: str) -> list[Procedure]:
+        """All revisions of a procedure, oldest first."""
+        self.get(procedure_id)
+        return self.store.history(procedure_id)
+
+    def diff(self, procedure_id: str, old: int | None = None, new: int | None = None) -> str:
+        """What changed between two revisions; by default between the last two."""
+        after = self.get(procedure_id, revision=new).procedure
+        before = after.revision - 1 if old is None else old
+        return update.diff(self.get(procedure_id, revision=before).procedure if before else None, after)
+
+    def restore(self, procedure_id: str, revision: int | None = None, *, author: str = "user") -> Change:
+        """Bring back an earlier revision, or a retired procedure as it was before it was retired."""
+        current = self.get(procedure_id).procedure
+        if revision is None:
+            live = [r for r in self.store.history(procedure_id) if r.status != "retired"]
+            to = live[-1] if live else current
+        else:
+            to = self.get(procedure_id, revision=revision).procedure
+        return self._by_hand(update.restored(current, to, author=author, reason=f"restored revision {to.revision}"))
+
+    def retire(self, procedure_id: str, *, reason: str = "retired by hand", author: str = "user") -> Change:
+        """Take a procedure out of recall; `restore` brings it back."""
+        return self._by_hand(update.retired(self.get(procedure_id).procedure, author=author, reason=reason))
+
+    def _by_hand(self, change: Change) -> Change:
+        self.store.apply(Commit(op_id=new_id("o"), procedures=(change.procedure,)))
+        return change
+
+    def forget(self, procedure_id: str) -> tuple[str, ...]:
+        """Remove a procedure for good: its revisions, its counts, and the trajectories that only it rests on.
+
+        Returns:
+            The ids of the trajectories that went with it.
+
+        """
+        own = {t for r in self.history(procedure_id) for t in r.evidence}
+        own |= {e.trajectory_id for e in self.store.events(kind="evidence", procedure_id=procedure_id)}
+        gone = {t for t in own if not self._supports_another(t, procedure_id)}
+        self.store.forget(procedure_id, evidence=gone)
+        return tuple(sorted(gone))
+
+    def _supports_another(self, trajectory_id: str, procedure_id: str) -> bool:
+        events = self.store.events(kind="evidence", trajectory_id=trajectory_id)
+        return any(e.procedure_id != procedure_id for e in events)
+
+    def list_procedures(
+        self, *, status: Status | None = None, project: str | None = None, limit: int = 100, offset: int = 0
+    ) -> list[Procedure]:
+        """Procedures, the latest changed first."""
+        return self.store.list_procedures(status=status, project=project, limit=limit, offset=offset)
+
+    def ids_starting(self, prefix: str, *, kind: Literal["procedure", "trajectory"], limit: int = 200) -> list[str]:
+        """Ids that start with *prefix*, for completion."""
+        return self.store.ids_starting(prefix, kind=kind, limit=limit)
+
+    def stats(self) -> Stats:
+        """The memory in figures."""
+        recalls = self.store.events(kind="recall")
+        used = self.store.events(kind="used")
+        statuses: dict[str, int] = {}
+        for procedure in self.store.list_procedures(limit=1_000_000):
+            statuses[procedure.status] = statuses.get(procedure.status, 0) + 1
+        _, trouble = self.vectorizer.embedder(wait=0)
+        budget = self.llm.budget if isinstance(self.llm, Connection) else None
+        return Stats(
+            directory=str(self.store.directory),
+            size=self.store.size(),
+            procedures=statuses,
+            recalls=len(recalls),
+            recalls_with_nothing=sum(not json.loads(e.detail)["returned"] for e in recalls),
+            uses=len(used),
+            verified_uses=sum(e.verified for e in used),
+            verified_successes=sum(e.verified and (e.score or 0) >= 0.5 for e in used),
+            embedder=self.vectorizer.background.name,
+            embedder_state=trouble or "ready",
+            llm=self.llm.name if self.llm else "",
+            llm_tokens_today=budget.spent() if budget else 0,
+            llm_tokens_left=budget.left() if budget else 0,
+        )

@@ -1,0 +1,275 @@
+"""Reflecting: what was remembered is corrected after it failed (Memp's Adjustment), as an explicit act.
+
+Failed steps are found by code, not by anybody's memory of them, and set beside the nearest success. With a diagnosis
+or a correction, or with an LLM, the procedures concerned get a new revision; with neither they keep a tentative
+pitfall, and the caller gets the evidence and the form in which to call again. A fault of the surroundings changes
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+from pydantic import Field
+
+from memp_mcp import evidence, keys, lookup, redact, update
+from memp_mcp.errors import BadInput, LLMFailed, StaleRevision
+from memp_mcp.llm import LLM
+from memp_mcp.models import Change, Commit, Event, Procedure, Text, Trajectory, Value, stable_id
+from memp_mcp.store import Store
+from memp_mcp.vectors import Vectorizer
+
+EMBED_WAIT = 60.0
+ATTEMPTS = 5
+NEAR_TASK = 0.6
+"""Share of a task's content words that a success must share to be shown as the nearest one."""
+
+Fault = Literal["procedure", "surroundings", "unexplained"]
+
+
+class Reflection(Value):
+    """What a reflection led to, and the evidence that it rests on."""
+
+    fault: Fault
+    changes: tuple[Change, ...] = ()
+    failed_steps: tuple[evidence.FailedStep, ...] = ()
+    success: Trajectory | None = None
+    concerned: tuple[Procedure, ...] = ()
+    suggestion: str = ""
+    notes: tuple[str, ...] = ()
+
+
+class Report(Value):
+    """A failure, as the caller tells it."""
+
+    task: Text = Field(default="", description="What was attempted, where no trajectory was recorded.")
+    trajectory_id: str | None = Field(default=None, description="The recorded failure.")
+    recall_id: str | None = Field(default=None, description="The recall whose procedures were followed.")
+    used: tuple[str, ...] = Field(default=(), description="Procedures that were followed, where it is not clear.")
+    error: Text = Field(default="", description="The error text; found by code where a trajectory is given.")
+    diagnosis: Text = Field(default="", description="Why it failed, in the caller's words.")
+    correction: Text = Field(default="", description="What to do instead, in the form of update.CORRECTION_FORM.")
+    project: str | None = Field(default=None, description="Whose memory; None: the settings' project.")
+    client: Text = Field(default="", description="Who reflects.")
+
+
+class _Asked(NamedTuple):
+    """One reflection as it was asked for, with everything that was looked up for it."""
+
+    failure: update.Failure
+    concerned: list[update.Used]
+    recall_id: str
+    diagnosis: str
+    correction: update.Correction
+    author: str
+    project: str
+
+    @property
+    def explained(self) -> bool:
+        return bool(self.diagnosis) or self.correction != update.Correction()
+
+    @property
+    def op_id(self) -> str:
+        trajectory = self.failure.trajectory.id if self.failure.trajectory else ""
+        parts = (self.failure.task, self.failure.error, trajectory, self.recall_id, self.diagnosis, self.project)
+        return stable_id("o", "reflect", *parts, repr(self.correction))
+
+
+class Reflector:
+    """Reflects on failures in one store."""
+
+    def __init__(self, store: Store, vectorizer: Vectorizer, llm: LLM | None) -> None:
+        self._store = store
+        self._vectorizer = vectorizer
+        self._llm = llm
+
+    def reflect(self, report: Report, *, project: str) -> Reflection:
+        """Reflect on one failure; see Memory.reflect."""
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                return self._reflect(report, project)
+            except StaleRevision:
+                if attempt == ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _reflect(self, report: Report, project: str) -> Reflection:
+        text = redact.Redactor().text
+        failure = self._failure(text(report.task.strip()), report.trajectory_id, text(report.error.strip()), project)
+        recall_id = report.recall_id or (failure.trajectory.recall_id if failure.trajectory else None) or ""
+        asked = _Asked(
+            failure=failure,
+            concerned=self._concerned(failure, recall_id, report.used, project),
+            recall_id=recall_id,
+            diagnosis=text(report.diagnosis.strip()),
+            correction=update.parse_correction(text(report.correction.strip())),
+            author=report.client or "caller",
+            project=project,
+        )
+        if not asked.explained and evidence.transient(failure.error):
+            return _surroundings(asked, f"({evidence.transient(failure.error)})")
+        if not asked.explained and self._llm is not None and asked.concerned:
+            return self._by_llm(asked, self._llm)
+        return self._by_caller(asked)
+
+    # -- what the failure is, and about which procedures -----------------------------------------------------
+
+    def _failure(self, task: str, trajectory_id: str | None, error: str, project: str) -> update.Failure:
+        trajectory = lookup.trajectory(self._store, trajectory_id) if trajectory_id else None
+        if trajectory is None and not task:
+            raise BadInput("Say what failed: give trajectory_id (from record_trajectory) or task, and the error text.")
+        task = trajectory.task if trajectory else task
+        if not error and trajectory is not None:
+            error = last_error(trajectory)
+        if not error:
+            raise BadInput("The error is empty: give the error text, or say what was wrong with the result.")
+        successes = self._store.similar_trajectories(task, succeeded=True, projects={project, ""}, limit=5)
+        near = (t for t in successes if keys.coverage(task, t.task) >= NEAR_TASK)
+        return update.Failure(task, error, trajectory, next(near, None))
+
+    def _concerned(
+        self, failure: update.Failure, recall_id: str, used: Sequence[str], project: str
+    ) -> list[update.Used]:
+        """The procedures that were used; else the recall's first; else the one for this very task, if any."""
+        ids = list(used or (failure.trajectory.used if failure.trajectory else ()))
+        if not ids and recall_id:
+            ids = [p.id for p in lookup.recalled(self._store, recall_id)[:1]]
+        if not ids:
+            form = keys.same_task_form(failure.task)
+            near = self._store.lexical(failure.task[:500], projects={project}, limit=8)
+            ids = [p.id for p, _ in near if form in {keys.same_task_form(t) for t in p.tasks}][:1]
+        return [lookup.used(self._store, lookup.known(self._store, pid).procedure) for pid in dict.fromkeys(ids)]
+
+    # -- who explains it -------------------------------------------------------------------------------------
+
+    def _by_llm(self, asked: _Asked, llm: LLM) -> Reflection:
+        try:
+            answer = update.ask_for_adjustment(asked.concerned[0], asked.failure, llm)
+        except LLMFailed as error:
+            return self._by_caller(asked, str(error))
+        if answer.fault == "surroundings":
+            return _surroundings(asked, f"{llm.name}: {answer.diagnosis}")
+        correction = update.Correction(
+            edits=tuple(answer.edits),
+            pitfalls=(answer.pitfall,) if answer.pitfall else (),
+            when_not_to_use=answer.when_not_to_use,
+        )
+        judged = asked._replace(diagnosis=answer.diagnosis, correction=correction, author=llm.name)
+        try:
+            changes = [self._revision(asked.concerned[0], judged)]
+        except BadInput as error:
+            return self._by_caller(asked, f"{llm.name} proposed an edit that cannot be made: {error}")
+        return self._apply(judged, changes, "procedure")
+
+    def _by_caller(self, asked: _Asked, *notes: str) -> Reflection:
+        fault: Fault = "procedure" if asked.explained else "unexplained"
+        if not asked.concerned:
+            change = update.lesson(
+                asked.failure,
+                diagnosis=asked.diagnosis,
+                correction=asked.correction,
+                author=asked.author,
+                project=asked.project,
+            )
+            return self._apply(asked, [change], fault, *notes)
+        if asked.explained:
+            return self._apply(asked, self._revisions(asked), fault, *notes)
+        tentative = [update.tentative_pitfall(u, asked.failure) for u in asked.concerned]
+        return self._apply(asked, [c for c in tentative if c is not None], fault, *notes)
+
+    def _revisions(self, asked: _Asked) -> list[Change]:
+        """Edits by name belong to the procedure that has those steps, the first one used; the advice goes to all."""
+        first, *others = asked.concerned
+        remarks = asked._replace(correction=asked.correction._replace(edits=(), plain=()))
+        return [self._revision(first, asked), *(self._revision(o, remarks) for o in others if remarks.explained)]
+
+    def _revision(self, used: update.Used, asked: _Asked) -> Change:
+        history = self._store.history(used.procedure.id)
+        return update.revise(
+            used,
+            asked.failure,
+            diagnosis=asked.diagnosis,
+            correction=asked.correction,
+            author=asked.author,
+            rejected=[r for r, after in pairwise(history) if after.change == "roll_back"],
+        )
+
+    # -- what is kept ----------------------------------------------------------------------------------------
+
+    def _apply(self, asked: _Asked, changes: Sequence[Change], fault: Fault, *notes: str) -> Reflection:
+        new = [c.procedure for c in changes if c.kind == "add"]
+        embedder, _ = self._vectorizer.embedder(wait=EMBED_WAIT) if new else (None, "")
+        vectors = self._vectorizer.of_procedures(embedder, new) if embedder else {}
+        commit = Commit(
+            op_id=asked.op_id,
+            procedures=tuple(c.procedure for c in changes),
+            events=(*_blame(asked), *_evidence(asked, new)),
+        )
+        [applied] = self._store.apply(commit, vectors=vectors)
+        if not applied:
+            return _reflection(asked, fault, (), *notes, "This reflection was stored before; nothing was changed.")
+        return _reflection(asked, fault, changes, *notes)
+
+
+def last_error(trajectory: Trajectory) -> str:
+    """The error text that a failed trajectory ends with, as far as code can tell; the caller's feedback otherwise."""
+    failed = evidence.failed_steps(trajectory)
+    return failed[-1].error if failed else trajectory.feedback
+
+
+def _surroundings(asked: _Asked, why: str) -> Reflection:
+    note = f"Nothing was changed: a fault of the surroundings, not of the procedure {why}. Try again; if the procedure "
+    return _reflection(asked, "surroundings", (), note + "is at fault after all, call again with a diagnosis.")
+
+
+def _reflection(asked: _Asked, fault: Fault, changes: Sequence[Change], *notes: str) -> Reflection:
+    return Reflection(
+        fault=fault,
+        changes=tuple(changes),
+        failed_steps=tuple(asked.failure.failed_steps[-5:]),
+        success=asked.failure.success,
+        concerned=tuple(u.procedure for u in asked.concerned),
+        suggestion=update.suggestion(asked.concerned[0] if asked.concerned else None, asked.failure),
+        notes=notes,
+    )
+
+
+def _blame(asked: _Asked) -> tuple[Event, ...]:
+    """Failed uses to count, unless the recorded trajectory has been counted already."""
+    if asked.failure.trajectory is not None or not asked.recall_id:
+        return ()
+    return tuple(
+        Event(
+            id=stable_id("e", "reflected", asked.recall_id, u.procedure.id),
+            kind="used",
+            procedure_id=u.procedure.id,
+            revision=u.procedure.revision,
+            counted_from=u.procedure.counted_from,
+            recall_id=asked.recall_id,
+            score=0.0,
+            verified=evidence.transient(asked.failure.error) is None,
+            client=asked.author,
+            project=asked.project,
+        )
+        for u in asked.concerned
+    )
+
+
+def _evidence(asked: _Asked, new: Sequence[Procedure]) -> tuple[Event, ...]:
+    trajectory = asked.failure.trajectory
+    if trajectory is None:
+        return ()
+    return tuple(
+        Event(
+            id=stable_id("e", "evidence", trajectory.id, p.id),
+            kind="evidence",
+            procedure_id=p.id,
+            revision=p.revision,
+            trajectory_id=trajectory.id,
+            client=asked.author,
+            project=asked.project,
+        )
+        for p in new
+    )

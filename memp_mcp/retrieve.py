@@ -1,0 +1,150 @@
+"""Retrieve: which remembered procedures fit a task (Memp §3.2).
+
+Four policies: **random** (the baseline), **query** (cosine of the task texts), **avefact** (mean similarity of key
+phrases) and **hybrid**: the three views fused, then what has worked before first. On templated tasks words beat
+vectors, on free wording vectors beat words, so neither stands alone. Pure: candidates in, matches out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from memp_mcp import keys
+from memp_mcp.models import Counts, Procedure, RetrievePolicy, Value
+
+CANDIDATES = 64
+"""Rows asked for from each view; fusion needs the tail of each list, recall answers with a handful."""
+
+WEIGHTS = {"dense": 0.4, "words": 0.4, "phrases": 0.2}
+"""Of the views, each scaled to [0, 1] within its list; chosen on development data by benchmarks/retrieval.py."""
+ERROR_WEIGHT = 1.0
+UTILITY_WEIGHT = 0.2
+COVERED = 0.6
+"""Share of a task's content words from which on a procedure is about it whatever the vectors say."""
+COVERED_ALONE = 0.5
+"""The same where words are all there is."""
+
+
+class Candidate(NamedTuple):
+    """A procedure with what each view says about it; None where a view did not return it."""
+
+    procedure: Procedure
+    dense: float | None = None
+    words: float | None = None
+    phrases: float | None = None
+    errors: float | None = None
+
+
+class Match(Value):
+    """A procedure with its score: what a recall returns."""
+
+    procedure: Procedure
+    score: float
+    relevance: float
+    counts: Counts
+    why: str
+
+
+Views = Mapping[str, Sequence[tuple[Procedure, float]]]
+"""The lists of the views: dense, words, phrases, errors; each best first."""
+
+
+def gather(views: Views) -> list[Candidate]:
+    """Join the lists of the views (dense, words, phrases, errors) into one candidate a procedure."""
+    found: dict[str, Candidate] = {}
+    for view, rows in views.items():
+        for procedure, value in rows:
+            known = found.get(procedure.id) or Candidate(procedure)
+            found[procedure.id] = Candidate(**{**known._asdict(), view: value})
+    return list(found.values())
+
+
+def rank(
+    candidates: Sequence[Candidate],
+    *,
+    task: str,
+    error: str = "",
+    policy: RetrievePolicy,
+    floor: float | None,
+    counts: Mapping[str, Counts],
+    project: str = "",
+    limit: int = 3,
+) -> list[Match]:
+    """Order candidates for a task, best first, without those that are not about it.
+
+    Args:
+        candidates: What the views returned.
+        task: The task at hand.
+        error: The error in the middle of it, if that is what help is sought for.
+        policy: How to rank; random keeps the order of the candidates and knows no floor.
+        floor: Cosine below which a procedure is not relevant; None where there are no vectors to compare.
+        counts: Verified outcomes by procedure id.
+        project: The caller's own project: its procedures go first among equals.
+        limit: How many to return at most.
+
+    """
+    if policy == "random":
+        return [_match(c, 0.0, counts, "random") for c in candidates[:limit]]
+    relevant = [c for c in candidates if is_relevant(c, task=task, error=error, floor=floor)]
+    scores = _scores(relevant, policy, with_errors=bool(error))
+    for index, candidate in enumerate(relevant):
+        if policy == "hybrid":
+            scores[index] += UTILITY_WEIGHT * (counts.get(candidate.procedure.id, Counts()).utility - 0.5)
+        if project and candidate.procedure.project == project:
+            scores[index] += 1e-3
+    order = sorted(range(len(relevant)), key=lambda i: (-scores[i], relevant[i].procedure.id))
+    return [_match(relevant[i], scores[i], counts, _why(relevant[i])) for i in order[:limit]]
+
+
+def is_relevant(candidate: Candidate, *, task: str, error: str, floor: float | None) -> bool:
+    """Whether a procedure is about the task, or has met the error; a wrong procedure costs more than none."""
+    if error and keys.coverage(error, candidate.procedure.searched_errors) >= COVERED:
+        return True
+    covered = keys.coverage(task, candidate.procedure.searched_text)
+    if floor is None:
+        return covered >= COVERED_ALONE
+    return (candidate.dense or 0.0) >= floor or (covered >= COVERED and len(set(keys.content_words(task))) > 1)
+
+
+def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, with_errors: bool) -> list[float]:
+    by_view: dict[str, Callable[[Candidate], float | None]] = {
+        "dense": lambda c: c.dense,
+        "words": lambda c: c.words,
+        "phrases": lambda c: c.phrases,
+    }
+    weights = {"query": {"dense": 1.0}, "avefact": {"phrases": 1.0}}.get(policy, WEIGHTS)
+    totals = [0.0] * len(candidates)
+    for view, weight in weights.items():
+        for i, value in enumerate(scaled([by_view[view](c) for c in candidates])):
+            totals[i] += weight * value
+    if with_errors:
+        for i, value in enumerate(scaled([c.errors for c in candidates])):
+            totals[i] += ERROR_WEIGHT * value
+    return totals
+
+
+def scaled(values: Sequence[float | None]) -> list[float]:
+    """Scale a view's values to [0, 1] (min-max); what the view did not return gets 0, a single value 1."""
+    present = [v for v in values if v is not None]
+    if not present:
+        return [0.0] * len(values)
+    low, high = min(present), max(present)
+    if high == low:
+        return [0.0 if v is None else 1.0 for v in values]
+    return [0.0 if v is None else (v - low) / (high - low) for v in values]
+
+
+def _match(candidate: Candidate, score: float, counts: Mapping[str, Counts], why: str) -> Match:
+    return Match(
+        procedure=candidate.procedure,
+        score=round(score, 4),
+        relevance=round(candidate.dense or 0.0, 3),
+        counts=counts.get(candidate.procedure.id, Counts()),
+        why=why,
+    )
+
+
+def _why(candidate: Candidate) -> str:
+    seen = {"similar task": candidate.dense, "same words": candidate.words, "same error": candidate.errors}
+    return ", ".join(name for name, value in seen.items() if value is not None) or "same key phrases"

@@ -1,0 +1,809 @@
+"""The memory on disk. Several processes share one directory: writers take turns, readers never wait.
+
+`procedure_versions` is the source of truth for procedures; `procedures` holds the current revision of each, as recall
+reads it, and can be rebuilt from it. Trajectories and events are append-only. One operation is one `Commit`: its
+trajectory, its revisions, its current rows and its events are written in this order, the marker of the operation among
+the events. What dies in between is finished by the same operation when it is tried again, and what is left half-way is
+brought up to date when the memory is opened or the procedure is next changed.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import random
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, NamedTuple, Self, TypeVar
+
+from filelock import FileLock, Timeout
+
+from memp_mcp import __version__
+from memp_mcp.errors import EmbedderError, StaleRevision, StoreBusy, StoreDamaged, StoreFull, StoreNewer
+from memp_mcp.models import (
+    Commit,
+    Counts,
+    Event,
+    EventKind,
+    Procedure,
+    Status,
+    Trajectory,
+    Value,
+    stable_id,
+)
+from memp_mcp.tables import (
+    SCHEMAS,
+    SEARCHED,
+    Row,
+    TableName,
+    Tables,
+    VectorColumn,
+    event_row,
+    explained,
+    one_of,
+    procedure_row,
+    quoted,
+    sync_folder,
+    trajectory_row,
+    version_id,
+    version_row,
+)
+
+FORMAT = 1
+
+_BATCH = 500
+_LARGE_BATCH = 32
+_LIVE = "status != 'retired'"
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Vectors(NamedTuple):
+    """What a procedure is found by: the vector of its text, and the mean of the unit vectors of its key phrases."""
+
+    vector: Sequence[float]
+    phrases: Sequence[float]
+
+
+class StoreSize(NamedTuple):
+    """How large a memory is."""
+
+    rows: dict[str, int]
+    bytes: int
+    fragments: dict[str, int]
+    versions: dict[str, int]
+
+
+class MergedIn(NamedTuple):
+    """What came of an import: how much was new, how much was here already."""
+
+    trajectories: int
+    revisions: int
+    events: int
+    kept: int
+    conflicts: tuple[str, ...]
+    """Ids of procedures whose history here is another one; ours was kept."""
+
+
+class _Meta(Value):
+    """meta.json. ``pending`` names the embedder whose vectors are being written; until then none can be trusted."""
+
+    format: int
+    id: str
+    embedder: str | None = None
+    dimension: int | None = None
+    pending: str | None = None
+    program: str
+
+
+class Store:
+    """The memory on disk. Thread-safe; any number of processes may have the same directory open."""
+
+    def __init__(self, directory: Path, *, lock_timeout: float) -> None:
+        self.directory = directory
+        self.id = ""
+        self._adopted: tuple[str, int] | None = None
+        self._lock_timeout = lock_timeout
+        self._turn = threading.Lock()
+        self._file_lock = FileLock(
+            directory / "write.lock",
+            poll_interval=0.01,
+            thread_local=False,
+            fallback_to_soft=False,  # a soft lock outlives a killed process
+        )
+        with explained(directory):
+            self._tables = Tables(directory)
+
+    @classmethod
+    def open(cls, directory: Path, *, lock_timeout: float = 30.0, salvage: bool = False) -> Self:
+        """Open the memory in *directory*; make an empty one when there is none. Never destroys anything.
+
+        Args:
+            directory: where it is, or is to be.
+            lock_timeout: seconds that a write waits for other writers.
+            salvage: open it even if tables are unreadable; those raise when they are used.
+
+        Raises:
+            StoreNewer: a later version of the program wrote it.
+            StoreDamaged: it cannot be read.
+            StoreFull: there is none, and none can be made here.
+        """
+        with explained(directory):
+            directory.mkdir(parents=True, exist_ok=True)
+        store = cls(directory, lock_timeout=lock_timeout)
+        if not (directory / "meta.json").exists():
+            store._create()
+        store.id = store._meta().id
+        if not salvage:
+            for name in SCHEMAS:
+                store._tables.count(name)
+            store._catch_up()
+        return store
+
+    # --- embedder
+
+    @property
+    def embedder(self) -> tuple[str, int] | None:
+        """Name and dimension of the embedder whose vectors are stored; None before the first."""
+        meta = self._meta()
+        return (meta.embedder, meta.dimension) if meta.embedder and meta.dimension else None
+
+    def adopt(self, name: str, dimension: int) -> None:
+        """Say whose vectors this process is going to write and ask with; the first one is recorded for good.
+
+        Raises:
+            EmbedderError: the memory has vectors of another embedder.
+        """
+        if self.embedder is None:
+            with self._writing() as meta:
+                if meta.embedder is None:
+                    self._tables.give_vectors(dimension)
+                    self._tables.settle()
+                    self._write_meta(meta.model_copy(update={"embedder": name, "dimension": dimension}))
+        self._adopted = _agreed(self._meta(), name, dimension)
+
+    def reembed(self, name: str, dimension: int, vectors: Mapping[str, Vectors]) -> None:
+        """Replace all vectors by those of another embedder. Procedures without an entry are left without a vector.
+
+        Dies it half-way, dense search is refused until it has been done again.
+        """
+        rows = _vector_rows(vectors, dimension)
+        with self._writing() as meta:
+            self._write_meta(meta.model_copy(update={"pending": name}))
+            self._tables.give_vectors(dimension)
+            self._tables.fill_vectors(rows)
+            self._tables.settle()
+            done = {"embedder": name, "dimension": dimension, "pending": None}
+            self._write_meta(meta.model_copy(update=done))
+        self._adopted = (name, dimension)
+
+    def without_vectors(self, limit: int = 1000) -> list[Procedure]:
+        """Current procedures, not retired, that have no vector yet."""
+        missing = "vector IS NULL AND " if "vector" in self._tables.columns("procedures") else ""
+        rows = self._tables.rows("procedures", ["body"], where=missing + _LIVE, newest="created_at", limit=limit)
+        return self._parsed(Procedure, rows)
+
+    def set_vectors(self, vectors: Mapping[str, Vectors]) -> None:
+        """Fill in the vectors of procedures that are stored, by id."""
+        with self._writing() as meta:
+            self._tables.fill_vectors(_vector_rows(vectors, self._dimension(meta)))
+
+    # --- writing
+
+    def apply(self, *commits: Commit, vectors: Mapping[str, Vectors] | None = None) -> list[bool]:
+        """Write operations, each completely and once; durable on return.
+
+        Args:
+            commits: a procedure of revision r needs the stored one to be at r - 1 (r = 1: not to be there); commits of
+                one call may build on each other.
+            vectors: by procedure id; rows without an entry keep the vectors that they have.
+
+        Returns:
+            For each commit, whether it was applied now; False: it had been before.
+
+        Raises:
+            StaleRevision: a procedure was revised meanwhile. Nothing of the call was written.
+        """
+        with self._writing() as meta:
+            prepared = _vector_rows(vectors, self._dimension(meta)) if vectors else []
+            done = self._ids("events", [_marker_id(c.op_id) for c in commits])
+            fresh: dict[str, Commit] = {}
+            applied = [self._is_fresh(c, done, fresh) for c in commits]
+            if fresh:
+                self._write(list(fresh.values()), {row["id"]: row for row in prepared})
+            return applied
+
+    def note(self, *events: Event) -> None:
+        """Append events; those whose id is here already are left out."""
+        with self._writing():
+            self._add_absent("events", [event_row(e) for e in events])
+
+    def forget(self, procedure_id: str, *, evidence: Collection[str] = ()) -> None:
+        """Remove a procedure, its history, its events and the given trajectories for good, out of the files too.
+
+        Dies it half-way, the procedure is still found, and forgetting it again finishes the work.
+        """
+        of_it, of_them = f"procedure_id = {quoted(procedure_id)}", one_of("trajectory_id", evidence)
+        doomed: dict[TableName, str] = {
+            "trajectories": one_of("id", evidence),
+            "procedure_versions": of_it,
+            "events": f"{of_it} OR (kind = 'recorded' AND {of_them})",
+            "procedures": f"id = {quoted(procedure_id)}",
+        }
+        with self._writing():
+            for name, where in doomed.items():
+                if self._tables.delete(name, where):
+                    self._tables.erase(name)
+            gone = Event(id=stable_id("e", "forgotten", procedure_id), kind="forgotten", procedure_id=procedure_id)
+            self._add_absent("events", [event_row(gone)])
+
+    def _is_fresh(self, commit: Commit, done: set[str], fresh: dict[str, Commit]) -> bool:
+        if _marker_id(commit.op_id) in done or commit.op_id in fresh:
+            return False
+        fresh[commit.op_id] = commit
+        return True
+
+    def _write(self, commits: Sequence[Commit], vectors: Mapping[str, Row]) -> None:
+        begun = self._begun([c.op_id for c in commits])
+        versions = [(c.op_id, p) for c in commits if c.op_id not in begun for p in c.procedures]
+        self._check_revisions([p for _, p in versions])
+        self._add_absent("trajectories", [trajectory_row(c.trajectory) for c in commits if c.trajectory])
+        self._tables.add("procedure_versions", [version_row(p, op_id) for op_id, p in versions])
+        self._set_current([p for _, p in versions], vectors)
+        self._add_absent("events", [event_row(e) for c in commits for e in (*c.events, _marker(c))])
+
+    def _begun(self, op_ids: Sequence[str]) -> set[str]:
+        """Which operations had written their revisions when they died; brings their procedures up to date."""
+        rows = self._tables.rows("procedure_versions", ["op_id", "procedure_id"], where=one_of("op_id", op_ids))
+        self._bring_up({row["procedure_id"] for row in rows})
+        return {row["op_id"] for row in rows}
+
+    def _check_revisions(self, procedures: Sequence[Procedure]) -> None:
+        heads = self._bring_up({p.id for p in procedures})
+        for procedure in procedures:
+            current = heads.get(procedure.id, 0)
+            if current != procedure.revision - 1:
+                raise StaleRevision(procedure.id, procedure.revision - 1, current)
+            heads[procedure.id] = procedure.revision
+
+    def _set_current(self, procedures: Iterable[Procedure], vectors: Mapping[str, Row]) -> None:
+        """Make the last of each procedure's revisions the current one."""
+        latest = {p.id: p for p in procedures}
+        kept = self._stored_vectors(latest.keys() - vectors.keys())
+        rows = [{**procedure_row(p), **kept.get(p.id, {}), **vectors.get(p.id, {})} for p in latest.values()]
+        self._tables.upsert(rows)
+
+    def _stored_vectors(self, ids: Collection[str]) -> dict[str, Row]:
+        if not ids or "vector" not in self._tables.columns("procedures"):
+            return {}
+        rows = self._rows_by_id("procedures", ["id", "vector", "phrases"], ids)
+        return {row["id"]: row for row in rows}
+
+    def _add_absent(self, name: TableName, rows: Iterable[Row]) -> int:
+        key = SCHEMAS[name].names[0]
+        unique = {row[key]: row for row in reversed(list(rows))}
+        for here in self._ids(name, unique.keys()):
+            del unique[here]
+        self._tables.add(name, list(reversed(unique.values())))
+        return len(unique)
+
+    # --- recovery
+
+    def _heads(self, ids: Collection[str] | None = None) -> dict[str, int]:
+        """The highest revision of each procedure, in its history."""
+        heads: dict[str, int] = {}
+        for row in self._rows_by_id("procedure_versions", ["procedure_id", "revision"], ids, key="procedure_id"):
+            heads[row["procedure_id"]] = max(row["revision"], heads.get(row["procedure_id"], 0))
+        return heads
+
+    def _behind(self, ids: Collection[str] | None = None) -> tuple[dict[str, int], dict[str, int]]:
+        """The heads, and those of them that the current rows have not reached: a write died in between."""
+        if ids is not None and not ids:
+            return {}, {}
+        heads = self._heads(ids)
+        rows = self._rows_by_id("procedures", ["id", "revision"], ids)
+        current = {row["id"]: row["revision"] for row in rows}
+        return heads, {i: r for i, r in heads.items() if current.get(i, 0) < r}
+
+    def _bring_up(self, ids: Collection[str] | None = None) -> dict[str, int]:
+        heads, behind = self._behind(ids)
+        if behind:
+            self._set_current(self._revisions(behind), {})
+        return heads
+
+    def _revisions(self, heads: Mapping[str, int]) -> list[Procedure]:
+        rows = self._rows_by_id(
+            "procedure_versions", ["version_id", "body"], [f"{i}@{r}" for i, r in heads.items()], key="version_id"
+        )
+        return self._parsed(Procedure, rows)
+
+    def _catch_up(self) -> None:
+        """Finish what a process that died has left; a memory that cannot be written now is read as it is."""
+        if not self._behind()[1]:
+            return
+        try:
+            with self._writing():
+                self._bring_up()
+        except (StoreFull, StoreBusy) as error:
+            _log.warning("Some procedures are shown in an older revision for now. %s", error)
+
+    def rebuild_current(self) -> int:
+        """Make the current rows anew from the history; a vector stays where the revision is the same.
+
+        Returns:
+            The number of procedures.
+        """
+        with self._writing() as meta:
+            kept = self._salvaged_vectors(meta)
+            heads = self._heads()
+            procedures = self._revisions(heads)
+            rows = [{**procedure_row(p), **kept.get((p.id, p.revision), {})} for p in procedures]
+            strays = {r["id"] for r in self._tables.rows("procedures", ["id"])} - heads.keys()
+            self._tables.delete("procedures", one_of("id", strays))
+            self._tables.upsert(rows, newer_only=False)
+            return len(rows)
+
+    def _salvaged_vectors(self, meta: _Meta) -> dict[tuple[str, int], Row]:
+        """The stored vectors by id and revision; an unreadable table gives none and is replaced by an empty one."""
+        try:
+            names = [c for c in self._tables.columns("procedures") if c not in {"doc", "errors"}]
+            rows = self._tables.rows("procedures", names)
+        except StoreDamaged:
+            self._tables.recreate("procedures")
+            if meta.dimension:
+                self._tables.give_vectors(meta.dimension)
+            return {}
+        return {(r["id"], r["revision"]): {c: r[c] for c in ("vector", "phrases") if c in r} for r in rows}
+
+    def merge_in(
+        self, trajectories: Iterable[Trajectory], revisions: Iterable[Procedure], events: Iterable[Event]
+    ) -> MergedIn:
+        """Take in another memory's export: what is not here yet, by id. The revisions are held in memory together."""
+        seen: Counter[str] = Counter()
+        told = list(revisions)
+        added = {"trajectories": self._take_in("trajectories", map(trajectory_row, trajectories), _LARGE_BATCH, seen)}
+        conflicts = self._conflicts(told)
+        ours = (version_row(p, "") for p in sorted(told, key=lambda p: p.revision) if p.id not in conflicts)
+        seen["procedure_versions"] += sum(p.id in conflicts for p in told)
+        added["revisions"] = self._take_in("procedure_versions", ours, _BATCH, seen)
+        with self._writing():
+            self._bring_up()
+        added["events"] = self._take_in("events", map(event_row, events), _BATCH, seen)
+        return MergedIn(**added, kept=seen.total() - sum(added.values()), conflicts=tuple(sorted(conflicts)))
+
+    def _take_in(self, name: TableName, rows: Iterable[Row], size: int, seen: Counter[str]) -> int:
+        added = 0
+        for chunk in _chunks(rows, size):
+            seen[name] += len(chunk)
+            with self._writing():
+                added += self._add_absent(name, chunk)
+        return added
+
+    def _conflicts(self, told: Sequence[Procedure]) -> set[str]:
+        """Procedures that have, here, other content under a revision that is told."""
+        wanted = [version_id(p) for p in told]
+        rows = self._rows_by_id("procedure_versions", ["version_id", "body"], wanted, key="version_id")
+        here = {version_id(p): p for p in self._parsed(Procedure, rows)}
+        return {p.id for p in told if here.get(version_id(p), p) != p}
+
+    # --- reading
+
+    def procedure(self, procedure_id: str) -> Procedure | None:
+        """The current revision, or None."""
+        return self.procedures([procedure_id]).get(procedure_id)
+
+    def procedures(self, ids: Collection[str]) -> dict[str, Procedure]:
+        """The current revisions of those that are here."""
+        found = self._parsed(Procedure, self._rows_by_id("procedures", ["body"], ids))
+        return {p.id: p for p in found}
+
+    def list_procedures(
+        self, *, status: Status | None = None, project: str | None = None, limit: int = 100, offset: int = 0
+    ) -> list[Procedure]:
+        """Current revisions, the latest changed first."""
+        where = _all_equal(status=status, project=project)
+        rows = self._tables.rows("procedures", ["body"], where=where, newest="created_at", limit=limit, offset=offset)
+        return self._parsed(Procedure, rows)
+
+    def history(self, procedure_id: str) -> list[Procedure]:
+        """All revisions, oldest first; empty when the procedure is unknown."""
+        rows = self._tables.rows("procedure_versions", ["body"], where=_all_equal(procedure_id=procedure_id))
+        return sorted(self._parsed(Procedure, rows), key=lambda p: p.revision)
+
+    def revision(self, procedure_id: str, revision: int) -> Procedure | None:
+        """One revision as it was, or None."""
+        found = self._revisions({procedure_id: revision})
+        return found[0] if found else None
+
+    def trajectory(self, trajectory_id: str) -> Trajectory | None:
+        """The evidence with this id, or None."""
+        return self.trajectories([trajectory_id]).get(trajectory_id)
+
+    def trajectories(self, ids: Collection[str]) -> dict[str, Trajectory]:
+        """Those of the trajectories that are here."""
+        found = self._parsed(Trajectory, self._rows_by_id("trajectories", ["body"], ids))
+        return {t.id: t for t in found}
+
+    def stored(self, ids: Collection[str]) -> set[str]:
+        """Which of these trajectories are stored with everything that was to follow from them."""
+        rows = self._rows_by_id("events", ["trajectory_id", "kind"], ids, key="trajectory_id")
+        recorded = {row["trajectory_id"] for row in rows if row["kind"] == "recorded"}
+        return self._ids("trajectories", recorded)
+
+    def unfinished(self, limit: int = 1000) -> list[str]:
+        """Trajectories that are stored without what was to follow from them: the process died in between."""
+        rows = self._tables.rows("events", ["trajectory_id"], where="kind = 'recorded'")
+        recorded = {row["trajectory_id"] for row in rows}
+        stored = (row["id"] for row in self._tables.rows("trajectories", ["id"]))
+        return sorted(i for i in stored if i not in recorded)[:limit]
+
+    def dense(
+        self, vector: Sequence[float], *, column: VectorColumn = "vector", projects: Collection[str], limit: int
+    ) -> list[tuple[Procedure, float]]:
+        """Procedures by similarity, the most similar first; without the retired ones and those without a vector.
+
+        The similarity is the cosine for ``vector`` and the dot product for ``phrases``, whose vectors are means of
+        unit vectors and carry meaning in their length.
+
+        Raises:
+            EmbedderError: `adopt` was not called, or somebody has re-embedded the memory since.
+        """
+        checked = _checked(vector, self._dimension(self._meta()), "The query")
+        rows = self._tables.nearest(checked, column, where=_visible(projects), limit=limit)
+        return self._scored(rows, lambda row: 1.0 - row["_distance"])
+
+    def lexical(
+        self,
+        text: str,
+        *,
+        column: Literal["doc", "errors"] = "doc",
+        projects: Collection[str],
+        limit: int,
+    ) -> list[tuple[Procedure, float]]:
+        """Procedures by BM25 score, best first; any text will do. Without the retired ones."""
+        rows = self._tables.matching("procedures", text, column, where=_visible(projects), limit=limit)
+        return self._scored(rows, lambda row: row["_score"])
+
+    def sample(self, *, projects: Collection[str], limit: int, seed: int) -> list[Procedure]:
+        """A random choice: the baseline that every way of retrieving has to beat."""
+        ids = sorted(row["id"] for row in self._tables.rows("procedures", ["id"], where=_visible(projects)))
+        chosen = random.Random(seed).sample(ids, min(limit, len(ids)))
+        found = self.procedures(chosen)
+        return [found[i] for i in chosen if i in found]
+
+    def similar_trajectories(
+        self, task: str, *, succeeded: bool, projects: Collection[str], limit: int
+    ) -> list[Trajectory]:
+        """Trajectories of tasks in similar words that are known to have succeeded, or to have failed; best first."""
+        where = f"succeeded = {str(succeeded).lower()} AND {one_of('project', projects)}"
+        return self._parsed(Trajectory, self._tables.matching("trajectories", task, "task", where=where, limit=limit))
+
+    def counts(self, ids: Collection[str]) -> dict[str, dict[int, Counts]]:
+        """What has happened to each procedure, by the revision since which it is counted (``counted_from``)."""
+        columns = ["id", "procedure_id", "counted_from", "kind", "score", "verified", "at"]
+        rows = self._rows_by_id("events", columns, ids, key="procedure_id")
+        distinct = {row["id"]: row for row in rows if row["kind"] in {"recalled", "used"}}
+        groups: dict[str, dict[int, list[Row]]] = {i: {} for i in ids}
+        for row in distinct.values():
+            groups[row["procedure_id"]].setdefault(row["counted_from"], []).append(row)
+        return {i: {r: _counted(rows) for r, rows in by_revision.items()} for i, by_revision in groups.items()}
+
+    def events(
+        self,
+        *,
+        kind: EventKind | None = None,
+        procedure_id: str | None = None,
+        recall_id: str | None = None,
+        trajectory_id: str | None = None,
+    ) -> list[Event]:
+        """The events that fit, oldest first."""
+        where = _all_equal(kind=kind, procedure_id=procedure_id, recall_id=recall_id, trajectory_id=trajectory_id)
+        found = self._parsed(Event, self._tables.rows("events", ["body"], where=where))
+        return sorted(found, key=lambda e: (e.at, e.id))
+
+    def all_trajectories(self) -> Iterator[Trajectory]:
+        """Every trajectory, oldest first, read a few at a time."""
+        return self._stream("trajectories", Trajectory, ["created_at", "id"], _LARGE_BATCH)
+
+    def all_revisions(self) -> Iterator[Procedure]:
+        """Every revision of every procedure, oldest first, read a few at a time."""
+        return self._stream("procedure_versions", Procedure, ["created_at", "procedure_id", "revision"], _BATCH)
+
+    def all_events(self) -> Iterator[Event]:
+        """Every event, oldest first, read a few at a time."""
+        return self._stream("events", Event, ["at", "id"], _BATCH)
+
+    # --- upkeep
+
+    def compact(self) -> None:
+        """Merge the files of each table, rebuild the indexes and drop what is superseded."""
+        with self._writing():
+            self._tables.compact()
+
+    def size(self) -> StoreSize:
+        """Rows, fragments and kept versions of each table, and the bytes of the whole directory."""
+        return StoreSize(
+            rows={name: self._tables.count(name) for name in SCHEMAS},
+            bytes=sum(_file_size(p) for p in self.directory.rglob("*")),
+            fragments={name: self._tables.fragments(name) for name in SCHEMAS},
+            versions={name: self._tables.versions(name) for name in SCHEMAS},
+        )
+
+    def check(self) -> list[str]:
+        """What is wrong with this memory, each with the way to mend it; nothing when it is sound."""
+        unreadable = [problem for name in SCHEMAS for problem in self._unreadable(name)]
+        if unreadable:
+            return unreadable
+        return [
+            *(problem for name in SCHEMAS for problem in self._duplicates(name)),
+            *self._stale_rows(),
+            *self._loose_ends(),
+            *(problem for name in SEARCHED for problem in self._index_problems(name)),
+        ]
+
+    def _unreadable(self, name: TableName) -> Iterator[str]:
+        values: dict[TableName, Callable[[], Iterable[object]]] = {
+            "trajectories": self.all_trajectories,
+            "procedure_versions": self.all_revisions,
+            "procedures": lambda: self._tables.rows("procedures", self._tables.columns("procedures")),
+            "events": self.all_events,
+        }
+        mend = (
+            "Run `memp-mcp rebuild`, which makes it anew from the history."
+            if name == "procedures"
+            else "Run `memp-mcp export` to save what can be read, and import that into a fresh MEMP_HOME."
+        )
+        try:
+            for _ in values[name]():
+                pass
+        except StoreDamaged as error:
+            yield f"The table {name} cannot be read ({error.__cause__}). {mend}"
+
+    def _duplicates(self, name: TableName) -> Iterator[str]:
+        key = SCHEMAS[name].names[0]
+        twice = [i for i, n in Counter(row[key] for row in self._tables.rows(name, [key])).items() if n > 1]
+        if twice:
+            mend = "rebuild" if name == "procedures" else "export` and, into a fresh MEMP_HOME, `memp-mcp import"
+            yield f"{len(twice)} ids are in {name} more than once, such as {twice[0]}. Run `memp-mcp {mend}`."
+
+    def _stale_rows(self) -> Iterator[str]:
+        heads, behind = self._behind()
+        if behind:
+            yield f"{len(behind)} procedures are shown in an old revision: {_some(behind)}. Run `memp-mcp rebuild`."
+        strays = {row["id"] for row in self._tables.rows("procedures", ["id"])} - heads.keys()
+        if strays:
+            yield f"{len(strays)} procedures have no history: {_some(strays)}. Run `memp-mcp rebuild`, or forget them."
+
+    def _loose_ends(self) -> Iterator[str]:
+        unfinished = self.unfinished()
+        if unfinished:
+            yield (
+                f"{len(unfinished)} trajectories were stored by a process that died before it learnt from them: "
+                f"{_some(unfinished)}. Record them again, or run `memp-mcp rebuild`."
+            )
+        if self._meta().pending:
+            yield "Re-embedding was interrupted: recall uses words alone. Run `memp-mcp rebuild --embed`."
+        elif self.embedder and (bare := self.without_vectors()):
+            yield f"{len(bare)} procedures have no vector: {_some(p.id for p in bare)}. Run `memp-mcp rebuild --embed`."
+
+    def _index_problems(self, name: TableName) -> Iterator[str]:
+        indexed = self._tables.indexed(name)
+        for column in SEARCHED[name]:
+            try:
+                self._tables.matching(name, "the task", column, where="true", limit=1)
+                sound = column in indexed
+            except StoreDamaged:
+                sound = False
+            if not sound:
+                yield f"The full-text index {name}.{column} cannot be used. Run `memp-mcp compact`, which rebuilds it."
+
+    # --- how
+
+    @contextmanager
+    def _writing(self) -> Iterator[_Meta]:
+        """The one place where something is written: alone, durably, in a memory that is still the one opened."""
+        if not self._turn.acquire(timeout=self._lock_timeout):
+            raise self._busy()
+        try:
+            with explained(self.directory), self._locked():
+                meta = self._meta()
+                yield meta
+                self._tables.settle()
+        finally:
+            self._tables.abandon()
+            self._turn.release()
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        if self.id:
+            self._meta()  # a lock file is not to be made where the memory has vanished
+        try:
+            self._file_lock.acquire(timeout=self._lock_timeout)
+        except Timeout:
+            raise self._busy() from None
+        try:
+            yield
+        finally:
+            self._file_lock.release()
+
+    def _busy(self) -> StoreBusy:
+        return StoreBusy(
+            f"Other writers held the memory in {self.directory} for more than {self._lock_timeout:g} s. "
+            "Try again; if that does not help, end the memp-mcp process that hangs, or raise MEMP_LOCK_TIMEOUT."
+        )
+
+    def _create(self) -> None:
+        with explained(self.directory), self._locked():
+            if (self.directory / "meta.json").exists():
+                return
+            for name in SCHEMAS:
+                if not self._tables.exists(name):
+                    self._tables.create(name)
+                elif self._tables.count(name):
+                    raise StoreDamaged(
+                        f"{self.directory} has tables but no meta.json, which says what wrote them. Put it back from "
+                        "a copy (`memp-mcp doctor` says more), or set MEMP_HOME to another directory."
+                    )
+            self._tables.settle()
+            self._write_meta(_Meta(format=FORMAT, id=str(uuid.uuid4()), program=__version__))
+
+    def _meta(self) -> _Meta:
+        path = self.directory / "meta.json"
+        with explained(self.directory):
+            raw = json.loads(path.read_text("utf-8"))
+            written = raw["format"] if isinstance(raw, dict) and isinstance(raw.get("format"), int) else None
+            if written is not None and written > FORMAT:
+                raise StoreNewer(
+                    f"The memory in {self.directory} has format {written}, written by memp-mcp {raw.get('program')}; "
+                    f"this is {__version__}, which knows formats up to {FORMAT}. Upgrade memp-mcp. Nothing was changed."
+                )
+            return _Meta.model_validate(raw)
+
+    def _write_meta(self, meta: _Meta) -> None:
+        temporary = self.directory / "meta.json.tmp"
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(meta.model_dump_json(indent=1))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.directory / "meta.json")
+        sync_folder(self.directory)
+
+    def _dimension(self, meta: _Meta) -> int:
+        """The dimension of the vectors, when this process may use them.
+
+        Raises:
+            EmbedderError: it may not.
+        """
+        if self._adopted is None:
+            raise EmbedderError("No embedder was adopted by this process. Call adopt(name, dimension) first.")
+        return _agreed(meta, *self._adopted)[1]
+
+    def _ids(self, name: TableName, ids: Collection[str]) -> set[str]:
+        key = SCHEMAS[name].names[0]
+        return {row[key] for row in self._rows_by_id(name, [key], ids, key=key)}
+
+    def _rows_by_id(
+        self, name: TableName, columns: Sequence[str], ids: Collection[str] | None, *, key: str = "id"
+    ) -> list[Row]:
+        """The rows of these ids, or of all when *ids* is None."""
+        if ids is None:
+            return self._tables.rows(name, columns)
+        chunks = _chunks(ids, _BATCH)
+        return [row for chunk in chunks for row in self._tables.rows(name, columns, where=one_of(key, chunk))]
+
+    def _stream(self, name: TableName, kind: type[_V], order: Sequence[str], size: int) -> Iterator[_V]:
+        key = SCHEMAS[name].names[0]
+        rows = self._tables.rows(name, [*{*order, key}])
+        keys = [row[key] for row in sorted(rows, key=lambda row: tuple(row[c] for c in order))]
+        for chunk in _chunks(dict.fromkeys(keys), size):
+            bodies = {r[key]: r for r in self._rows_by_id(name, [key, "body"], chunk, key=key)}
+            yield from self._parsed(kind, [bodies[k] for k in chunk if k in bodies])
+
+    def _parsed(self, kind: type[_V], rows: Iterable[Row]) -> list[_V]:
+        with explained(self.directory):
+            return [kind.model_validate_json(row["body"]) for row in rows]
+
+    def _scored(self, rows: Sequence[Row], score: Callable[[Row], float]) -> list[tuple[Procedure, float]]:
+        return list(zip(self._parsed(Procedure, rows), map(score, rows), strict=True))
+
+
+_V = TypeVar("_V", bound=Value)
+
+
+def _agreed(meta: _Meta, name: str, dimension: int) -> tuple[str, int]:
+    if meta.pending is not None:
+        raise EmbedderError(
+            f"Embedding this memory anew with {meta.pending!r} was interrupted. Run `memp-mcp rebuild --embed`; "
+            "until then recall uses words alone."
+        )
+    if (meta.embedder, meta.dimension) != (name, dimension):
+        raise EmbedderError(
+            f"This memory was embedded with {meta.embedder!r} ({meta.dimension} dimensions), the setting says {name!r} "
+            f"({dimension}). Run `memp-mcp rebuild --embed` to embed it anew, or set MEMP_EMBEDDER={meta.embedder}."
+        )
+    return name, dimension
+
+
+def _checked(vector: Sequence[float], dimension: int, whose: str) -> list[float]:
+    numbers = [float(x) for x in vector]
+    if len(numbers) != dimension or not all(map(math.isfinite, numbers)):
+        raise EmbedderError(
+            f"{whose} has a vector of {len(numbers)} numbers; it takes {dimension}, all finite. "
+            "The embedder gave something that this memory cannot use: run `memp-mcp doctor`."
+        )
+    return numbers
+
+
+def _vector_rows(vectors: Mapping[str, Vectors], dimension: int) -> list[Row]:
+    return [
+        {
+            "id": i,
+            "vector": _checked(v.vector, dimension, f"Procedure {i!r}"),
+            "phrases": _checked(v.phrases, dimension, f"Procedure {i!r}"),
+        }
+        for i, v in vectors.items()
+    ]
+
+
+def _marker_id(op_id: str) -> str:
+    return stable_id("e", "done", op_id)
+
+
+def _marker(commit: Commit) -> Event:
+    """The event that says that an operation is complete; it is written last."""
+    marker = Event(id=_marker_id(commit.op_id), kind="recorded")
+    if commit.trajectory is None:
+        return marker
+    told = {"trajectory_id": commit.trajectory.id, "client": commit.trajectory.client}
+    return marker.model_copy(update={**told, "project": commit.trajectory.project})
+
+
+def _counted(rows: Sequence[Row]) -> Counts:
+    uses = [row for row in rows if row["kind"] == "used"]
+    verified = [row for row in uses if row["verified"]]
+    successes = [row for row in verified if row["score"] is not None and row["score"] >= 0.5]
+    return Counts(
+        recalled=len(rows) - len(uses),
+        uses=len(uses),
+        verified=len(verified),
+        successes=len(successes),
+        last_verified=max((row["at"] for row in successes), default=None),
+    )
+
+
+def _visible(projects: Collection[str]) -> str:
+    return f"{_LIVE} AND {one_of('project', projects)}"
+
+
+def _all_equal(**wanted: str | None) -> str | None:
+    return " AND ".join(f"{name} = {quoted(value)}" for name, value in wanted.items() if value is not None) or None
+
+
+def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    chunk: list[T] = []
+    for value in values:
+        chunk.append(value)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
+
+
+def _some(ids: Iterable[str]) -> str:
+    first = sorted(ids)[:4]
+    return ", ".join(first[:3]) + (" …" if len(first) > 3 else "")
+
+
+def _file_size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except FileNotFoundError:  # compacted away by another process meanwhile
+        return 0

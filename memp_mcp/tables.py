@@ -1,0 +1,455 @@
+"""The four tables as LanceDB keeps them: schemas, filters, commits, upkeep. The only importer of lancedb and pyarrow.
+
+What is done here and why was measured (lancedb 0.40): a commit is never synced to the disk by LanceDB, so `settle`
+does it; every commit writes a manifest that lists all fragments, so `settle` also compacts; a deleted row stays in its
+data file until the file is rewritten, so `erase` rewrites. All methods that write expect the caller to hold the
+memory's write lock; reading needs none.
+
+Importing this module costs about two seconds of CPU: import it where a memory is about to be opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import lancedb
+import pyarrow as pa
+from lancedb.index import FTS
+from lancedb.query import ColumnOrdering, MatchQuery
+
+from memp_mcp.errors import StoreDamaged, StoreError, StoreFull
+from memp_mcp.models import Event, Procedure, Trajectory, storable
+
+TableName = Literal["trajectories", "procedure_versions", "procedures", "events"]
+VectorColumn = Literal["vector", "phrases"]
+Row = dict[str, Any]
+Table: TypeAlias = Any  # lancedb's annotations contradict what it does: stats() is a dict, a query has no distance_type
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+_KEEP = timedelta(seconds=60)
+"""How long a superseded version of a table stays readable; a reader that is later than that starts again."""
+_NOW = timedelta(milliseconds=1)
+"""Not zero, which makes LanceDB warn on stderr."""
+_FRAGMENTS = 32
+_VERSIONS = 50
+_QUERY_CHARACTERS = 4_000
+_TASK_CHARACTERS = 4_000
+_KEY = {"lance-schema:unenforced-primary-key": "true"}  # without it, merges of one new key can insert it twice
+_MOMENT = pa.timestamp("us", tz="UTC")
+
+
+def _schema(key: str, **columns: pa.DataType) -> pa.Schema:
+    fields = [pa.field(name, kind) for name, kind in columns.items()]
+    return pa.schema([pa.field(key, pa.string(), nullable=False, metadata=_KEY), *fields])
+
+
+_TEXT, _INT = pa.string(), pa.int64()
+SCHEMAS: Mapping[TableName, pa.Schema] = {
+    "trajectories": _schema(
+        "id",
+        content_hash=_TEXT,
+        created_at=_MOMENT,
+        project=_TEXT,
+        succeeded=pa.bool_(),
+        task=_TEXT,
+        body=pa.large_string(),
+    ),
+    "procedure_versions": _schema(
+        "version_id", procedure_id=_TEXT, revision=_INT, op_id=_TEXT, created_at=_MOMENT, body=_TEXT
+    ),
+    "procedures": _schema(
+        "id", revision=_INT, status=_TEXT, project=_TEXT, created_at=_MOMENT, doc=_TEXT, errors=_TEXT, body=_TEXT
+    ),
+    "events": _schema(
+        "id",
+        kind=_TEXT,
+        procedure_id=_TEXT,
+        counted_from=_INT,
+        trajectory_id=_TEXT,
+        recall_id=_TEXT,
+        score=pa.float64(),
+        verified=pa.bool_(),
+        at=_MOMENT,
+        body=_TEXT,
+    ),
+}
+SEARCHED: Mapping[TableName, tuple[str, ...]] = {"procedures": ("doc", "errors"), "trajectories": ("task",)}
+
+
+def version_id(procedure: Procedure) -> str:
+    """The key of a revision."""
+    return f"{procedure.id}@{procedure.revision}"
+
+
+def trajectory_row(trajectory: Trajectory) -> Row:
+    """A row of `trajectories`; the index reads only the first words of a long task."""
+    row = {name: getattr(trajectory, name) for name in ("id", "content_hash", "created_at", "project", "succeeded")}
+    return {**row, "task": trajectory.task[:_TASK_CHARACTERS], "body": trajectory.model_dump_json()}
+
+
+def version_row(procedure: Procedure, op_id: str) -> Row:
+    """A row of `procedure_versions`, with the operation that wrote it."""
+    return {
+        "version_id": version_id(procedure),
+        "procedure_id": procedure.id,
+        "revision": procedure.revision,
+        "op_id": op_id,
+        "created_at": procedure.created_at,
+        "body": procedure.model_dump_json(),
+    }
+
+
+def procedure_row(procedure: Procedure) -> Row:
+    """A row of `procedures`, without its vectors."""
+    row = {name: getattr(procedure, name) for name in ("id", "revision", "status", "project", "created_at")}
+    searched = {"doc": procedure.searched_text, "errors": procedure.searched_errors}
+    return {**row, **searched, "body": procedure.model_dump_json()}
+
+
+def event_row(event: Event) -> Row:
+    """A row of `events`."""
+    columns = [name for name in SCHEMAS["events"].names if name != "body"]
+    return {**{name: getattr(event, name) for name in columns}, "body": event.model_dump_json()}
+
+
+def quoted(text: str) -> str:
+    """The literal that stands for *text* in a filter. No text gets into a filter any other way."""
+    return "'" + str(storable(text)).replace("'", "''") + "'"
+
+
+def one_of(column: str, values: Collection[str]) -> str:
+    """The filter that keeps the rows whose *column* is one of *values*; none of them when there are none."""
+    return f"{column} IN ({', '.join(quoted(v) for v in sorted(set(values)))})" if values else "false"
+
+
+@contextmanager
+def explained(directory: Path) -> Iterator[None]:
+    """Raise what LanceDB and the file system raise as the StoreError that says what to do about it."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError) as error:
+        raise _explanation(error, directory) from error
+
+
+_UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
+
+
+def _explanation(error: Exception, directory: Path) -> StoreError:
+    text = str(error)
+    if isinstance(error, FileExistsError | NotADirectoryError):
+        return StoreFull(f"{directory} is not a directory. Set MEMP_HOME to a directory that can be written.")
+    if getattr(error, "errno", None) in _UNWRITABLE or any(f"(os error {code})" in text for code in _UNWRITABLE):
+        return StoreFull(
+            f"{directory} cannot be written: {_first_line(text)}. Everything acknowledged so far is kept. "
+            "Free some space, or set MEMP_HOME to a directory that can be written, and try again."
+        )
+    if not directory.is_dir():
+        return StoreDamaged(f"{directory} is gone. Put it back and restart, or set MEMP_HOME to where the memory is.")
+    return StoreDamaged(
+        f"The memory in {directory} cannot be read: {_first_line(text)}. It was left as it is. "
+        "Run `memp-mcp doctor` to see what is wrong, `memp-mcp export` to save what can still be read."
+    )
+
+
+def _first_line(text: str) -> str:
+    line = text.strip().partition("\n")[0]
+    return line if len(line) <= 300 else line[:300] + "…"
+
+
+_CONFLICTS = ("ommit conflict", "Too many concurrent writers")
+_ATTEMPTS = 8
+
+
+def committed(action: Callable[[], T]) -> T:
+    """Run *action* again while a commit loses a race; inside the lock only a foreign program can cause one."""
+    for attempt in range(_ATTEMPTS - 1):
+        try:
+            return action()
+        except RuntimeError as error:
+            if not any(sign in str(error) for sign in _CONFLICTS):
+                raise
+            time.sleep(0.02 * 2**attempt)
+    return action()
+
+
+class Tables:
+    """The tables under one directory; they are opened when first used."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._opened: dict[TableName, Table] = {}
+        self._synced: dict[TableName, set[Path]] = {}
+        self._touched: set[TableName] = set()
+        # Every read sees the latest commit of any process. The default caches may grow to 7 GB.
+        self._db: Any = lancedb.connect(
+            directory,
+            read_consistency_interval=timedelta(0),
+            session=lancedb.Session(index_cache_size_bytes=64 << 20, metadata_cache_size_bytes=32 << 20),
+        )
+
+    # --- there or not
+
+    def exists(self, name: TableName) -> bool:
+        """Whether the table has a directory; it may still be unreadable."""
+        return self._path(name).is_dir()
+
+    def create(self, name: TableName) -> None:
+        """Make an empty table with its full-text indexes."""
+        self._opened[name] = self._db.create_table(name, schema=SCHEMAS[name])
+        self.index(name)
+
+    def recreate(self, name: TableName) -> None:
+        """Throw a table away, readable or not, and make an empty one."""
+        self._opened.pop(name, None)
+        shutil.rmtree(self._path(name), ignore_errors=True)  # absent is as good; a failure shows in the next line
+        self.create(name)
+
+    def index(self, name: TableName) -> None:
+        """Build the full-text indexes anew, over every row."""
+        for column in SEARCHED.get(name, ()):
+            # ICU finds the words of Chinese, Thai …; "split" also finds the parts of snake_case and dotted.names.
+            config = FTS(base_tokenizer="icu/split", with_position=False)
+            self._write(name, lambda t, c=column, f=config: t.create_index(c, config=f, replace=True))  # type: ignore[misc] # binds the loop's values
+
+    def columns(self, name: TableName) -> list[str]:
+        """Names of the columns that the table has now."""
+        return list(self._read(name, lambda t: t.schema.names))
+
+    def indexed(self, name: TableName) -> set[str]:
+        """Names of the columns that have an index."""
+        return {column for i in self._read(name, lambda t: t.list_indices()) for column in i.columns}
+
+    # --- reading
+
+    def count(self, name: TableName) -> int:
+        """Number of rows."""
+        return int(self._read(name, lambda t: t.count_rows()))
+
+    def rows(
+        self,
+        name: TableName,
+        columns: Sequence[str],
+        *,
+        where: str | None = None,
+        newest: str = "",
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[Row]:
+        """The rows that *where* keeps; the newest first by the column *newest*, then by id, when it is given."""
+
+        def scan(table: Table) -> list[Row]:
+            query = table.search().select(list(columns))
+            if where:
+                query = query.where(where)
+            if newest:
+                query = query.order_by([_by(newest, ascending=False), _by("id", ascending=True)])
+            if limit is not None:
+                query = query.limit(limit).offset(offset)
+            found: list[Row] = query.to_arrow().to_pylist()
+            return found
+
+        return self._read(name, scan)
+
+    def nearest(self, vector: Sequence[float], column: VectorColumn, *, where: str, limit: int) -> list[Row]:
+        """Procedures by `_distance`: cosine distance for `vector`, 1 - dot product for `phrases`; nearest first."""
+        metric: Literal["cosine", "dot"] = "cosine" if column == "vector" else "dot"
+        return self._read(
+            "procedures",
+            lambda t: (
+                t.search(list(vector), vector_column_name=column)
+                .distance_type(metric)
+                .where(where)
+                .select(["body", "_distance"])
+                .limit(limit)
+                .to_arrow()
+                .to_pylist()
+            ),
+        )
+
+    def matching(self, name: TableName, text: str, column: str, *, where: str, limit: int) -> list[Row]:
+        """Rows by `_score` (BM25), best first. *text* is words, never query syntax."""
+        query = MatchQuery(str(storable(text))[:_QUERY_CHARACTERS], column)  # type: ignore[call-arg] # they have defaults
+        return self._read(
+            name,
+            # without _score in the selection LanceDB prints a warning for every query
+            lambda t: t.search(query).where(where).select(["body", "_score"]).limit(limit).to_arrow().to_pylist(),
+        )
+
+    # --- writing
+
+    def add(self, name: TableName, rows: Sequence[Row]) -> None:
+        """Append rows, in one commit. Whether their ids are new is the caller's business."""
+        if rows:
+            self._write(name, lambda t: t.add(pa.Table.from_pylist(rows, schema=SCHEMAS[name])))
+
+    def upsert(self, rows: Sequence[Row], *, newer_only: bool = True) -> None:
+        """Insert or replace procedures, in one commit; *newer_only* leaves a row that has the revision or a later."""
+        if not rows:
+            return
+        where = "target.revision < source.revision" if newer_only else None
+
+        def merge(table: Table) -> object:
+            builder = table.merge_insert("id").when_matched_update_all(where=where).when_not_matched_insert_all()
+            # "null": vectors may be missing, and LanceDB takes a NULL for one of a wrong length
+            return builder.execute(pa.Table.from_pylist(rows, schema=table.schema), on_bad_vectors="null")
+
+        self._write("procedures", merge)
+
+    def fill_vectors(self, rows: Sequence[Row]) -> None:
+        """Set `vector` and `phrases` of procedures that are there, by id, in one commit."""
+        if not rows:
+            return
+
+        def merge(table: Table) -> object:
+            names = ("id", "vector", "phrases")
+            schema = pa.schema([table.schema.field(name) for name in names])
+            source = pa.Table.from_pylist(rows, schema=schema)
+            return table.merge_insert("id").when_matched_update_all().execute(source)
+
+        self._write("procedures", merge)
+
+    def give_vectors(self, dimension: int) -> None:
+        """Replace the vector columns of the procedures by empty ones of this dimension."""
+        old = [c for c in ("vector", "phrases") if c in self.columns("procedures")]
+        if old:
+            self._write("procedures", lambda t: t.drop_columns(old))
+        fields = [pa.field(c, pa.list_(pa.float32(), dimension)) for c in ("vector", "phrases")]
+        self._write("procedures", lambda t: t.add_columns(fields))
+
+    def delete(self, name: TableName, where: str) -> bool:
+        """Take rows out of the table (not yet out of its files: see `erase`); whether there were any."""
+        if not self._read(name, lambda t: t.count_rows(where)):
+            return False
+        self._write(name, lambda t: t.delete(where))
+        return True
+
+    def erase(self, name: TableName) -> None:
+        """Rewrite the table's files, so that nothing of a deleted row is left in them or in an index."""
+        constant = SCHEMAS[name].names[1]
+        self._write(name, lambda t: t.update(values_sql={constant: constant}))
+        self.index(name)
+        self._compact(name, _NOW)
+
+    # --- upkeep
+
+    def settle(self) -> None:
+        """Bring what was written since the last call to the disk, and compact the tables that have grown ragged."""
+        touched, self._touched = self._touched, set()
+        for name in sorted(touched):
+            self._sync(name)
+            if self._ragged(name):
+                self._tidy(name)
+
+    def abandon(self) -> None:
+        """Forget what was written since `settle`: the operation failed and is not going to be acknowledged."""
+        self._touched.clear()
+
+    def compact(self) -> None:
+        """Rebuild the indexes, merge all fragments and drop every superseded version now."""
+        for name in SCHEMAS:
+            self.index(name)
+            self._compact(name, _NOW)
+
+    def fragments(self, name: TableName) -> int:
+        """Number of data fragments."""
+        return int(self._read(name, lambda t: t.stats())["fragment_stats"]["num_fragments"])
+
+    def versions(self, name: TableName) -> int:
+        """Number of versions that are still kept."""
+        return sum(1 for _ in self._manifests(name))
+
+    def _ragged(self, name: TableName) -> bool:
+        stats = self._read(name, lambda t: t.stats())
+        # Compaction rewrites the whole table: the larger it is, the more commits have to pay for that.
+        if stats["fragment_stats"]["num_fragments"] > max(_FRAGMENTS, math.isqrt(stats["num_rows"])):
+            return True
+        expired = time.time() - _KEEP.total_seconds()
+        return sum(entry.stat().st_mtime < expired for entry in self._manifests(name)) > _VERSIONS
+
+    def _tidy(self, name: TableName) -> None:
+        try:
+            self._compact(name, _KEEP)
+        except RuntimeError as error:  # what was asked for is written and safe; the next write tries this again
+            _log.warning("Could not compact %s: %s", name, _first_line(str(error)))
+
+    def _compact(self, name: TableName, keep: timedelta) -> None:
+        table = self._table(name)
+        table.optimize()
+        self._sync(name)  # before the files that the new ones replace are deleted
+        table.optimize(cleanup_older_than=keep, delete_unverified=False)  # True destroys tables that others write
+        self._sync(name)
+
+    def _sync(self, name: TableName) -> None:
+        known = self._synced.get(name, set())
+        files: set[Path] = set()
+        for folder, _, names in os.walk(self._path(name)):
+            here = {Path(folder, n) for n in names}
+            for path in here - known:
+                sync_file(path)
+            if here - known:
+                sync_folder(Path(folder))
+            files |= here
+        self._synced[name] = files
+
+    # --- how
+
+    def _path(self, name: TableName) -> Path:
+        return self._directory / f"{name}.lance"
+
+    def _manifests(self, name: TableName) -> Iterator[os.DirEntry[str]]:
+        with os.scandir(self._path(name) / "_versions") as entries:
+            yield from (e for e in entries if e.name.endswith(".manifest"))
+
+    def _table(self, name: TableName) -> Table:
+        if name not in self._opened:
+            self._opened[name] = self._db.open_table(name)
+        return self._opened[name]
+
+    def _read(self, name: TableName, action: Callable[[Table], T]) -> T:
+        with explained(self._directory):
+            table = self._table(name)
+            try:
+                return action(table)
+            except RuntimeError as error:
+                if "Not found" not in str(error):
+                    raise
+                table.checkout_latest()  # the version was cleaned up between its opening and its reading
+                return action(table)
+
+    def _write(self, name: TableName, action: Callable[[Table], object]) -> None:
+        self._touched.add(name)
+        with explained(self._directory):
+            table = self._table(name)
+            committed(lambda: action(table))
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the file's bytes are on the disk."""
+    with path.open("r+b") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(path: Path) -> None:
+    """Wait until the folder's entries are on the disk, where the system can do that (Windows cannot)."""
+    if os.name == "posix":
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _by(column: str, *, ascending: bool) -> ColumnOrdering:
+    return ColumnOrdering(column_name=column, ascending=ascending)
