@@ -7,7 +7,12 @@ The house, in the order in which a request walks through it; imports run the sam
     cli.py        argv + environment → Settings → Memory → serve | import | export | show …; the only composer
     server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
-    update.py     Episode → changes (Update): pure decisions
+    archive.py    the memory in bulk: import, export, cold start, rebuild
+    answers.py    the lean answers that agents read, within a budget of tokens
+    record.py     how an episode is recorded; reflect.py how a failure is reflected on
+    lookup.py     what the memory has under an id; vectors.py the vectors that things are compared by
+    update.py     Episode → changes (Update); adjust.py corrections of what failed: pure decisions
+    revisions.py  how a procedure becomes its next snapshot, and how two of them differ
     judge.py      Trajectory → Reward, where the environment gave none: rules, then an LLM
     build.py      Trajectory → Procedure (Build)
     retrieve.py   keys and ranking (Retrieve)

@@ -11,13 +11,13 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from memp_mcp.adjust import CORRECTION_FORM
 from memp_mcp.build import cut, first_line
 from memp_mcp.lookup import Known
 from memp_mcp.memory import Recall
 from memp_mcp.models import Change, Counts, Procedure, Reward, Step
 from memp_mcp.record import Recorded
 from memp_mcp.reflect import Reflection
-from memp_mcp.update import CORRECTION_FORM
 
 CHARACTERS_A_TOKEN = 4
 

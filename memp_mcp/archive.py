@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from memp_mcp import __version__, build, judge, keys, transcripts, update
+from memp_mcp import __version__, build, judge, keys, revisions, transcripts
 from memp_mcp.errors import EmbedderError, LLMFailed, MempError, StaleRevision
 from memp_mcp.memory import Memory
 from memp_mcp.models import BuildPolicy, Change, Commit, Event, Procedure, Trajectory, UpdatePolicy, Value, new_id
@@ -268,7 +268,7 @@ def _distilled(memory: Memory, procedure: Procedure, *, everything: bool) -> Cha
     if trajectory is None or procedure.status == "retired" or (corrected and not everything):
         return None
     draft = build.build(trajectory, policy=memory.settings.build, llm=memory.llm)
-    change = update.redistilled(procedure, draft)
+    change = revisions.redistilled(procedure, draft)
     if change is None:
         return None
     try:

@@ -308,8 +308,8 @@ def keywords_of(task: str, steps: Sequence[Step]) -> tuple[str, ...]:
 
 def check_of(steps: Sequence[Step]) -> str:
     """How the run showed that it had worked: its last step and what came back, if anything did."""
-    last = next((s for s in reversed(steps) if s.observation.strip()), None)
-    if last is None:
+    last = steps[-1] if steps else None
+    if last is None or not last.observation.strip():
         return ""
     return f"{_short(last)} -> {cut(first_line(last.observation), 200)}"
 

@@ -197,7 +197,9 @@ def _list(options: argparse.Namespace, settings: Settings) -> Answer:
         table.add_row(
             p.id, str(p.revision), p.status, p.project, p.title, str(c.uses), str(c.verified), str(c.successes)
         )
-    return Answer(found, [table] if found else ["no procedures"], OK if found else NOTHING)
+    if not found:
+        return Answer(found, ["no procedures"], NOTHING)
+    return Answer(found, [table])
 
 
 def _show(options: argparse.Namespace, settings: Settings) -> Answer:

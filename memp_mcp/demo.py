@@ -22,9 +22,9 @@ from memp_mcp.errors import MempError
 
 Say = Callable[[str], None]
 
-RELEASE_TOOL = '''\
+RELEASE_TOOL = """\
 import pathlib, sys
-command, version = sys.argv[1], sys.argv[2]
+command, version = sys.argv[1], sys.argv[-1]
 built, signed = pathlib.Path(f"app-{version}.zip"), pathlib.Path(f"app-{version}.sig")
 if command == "build":
     built.write_text("app"); print(f"built {built}")
@@ -36,9 +36,11 @@ elif command == "publish" and not signed.exists():
     sys.exit(f"error: {built} is not signed, and policy 7 forbids unsigned releases")
 elif command == "publish":
     print(f"published {version}")
+elif command == "help":
+    print("commands: build, sign, publish")
 else:
     sys.exit(f"error: cannot {command} before build")
-'''
+"""
 FIRST_TASK = "Publish version 1.4.0 of the shop app with release.py"
 SECOND_TASK = "Publish release 2.0.1 of the shop app using release.py"
 DIAGNOSIS = "publish refuses an artefact that was not built and signed before"
@@ -80,8 +82,10 @@ async def _fail_and_reflect(client: Client, agent: _Agent) -> None:
     recall = await _call(client, agent.say, "recall_procedure", task=FIRST_TASK)
     agent.say(f"    {recall['note']}")
     agent.does("release.py publish 1.4.0")
+    agent.does("release.py help")
     agent.does("release.py build 1.4.0")
     agent.does("release.py publish 1.4.0")
+    agent.say("    (out of steps: it gives up, but it has read the error and the help)")
     recorded = await _call(
         client,
         agent.say,
@@ -170,4 +174,5 @@ async def _call(client: Client, say: Say, tool: str, **arguments: Any) -> dict[s
     result = await client.call_tool(tool, arguments)
     if result.is_error or result.structured_content is None:
         raise MempError(f"{tool} answered: {getattr(result.content[0], 'text', result.content)}")
-    return result.structured_content
+    answer: dict[str, Any] = result.structured_content
+    return answer

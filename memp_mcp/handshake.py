@@ -11,7 +11,7 @@ import json
 from typing import Any, NoReturn
 
 _LONGEST = 16_384
-_MOST_BRACKETS = 200
+_MOST_BRACKETS = 100
 _EXACT = 2**53
 _RESERVED = "io.modelcontextprotocol/"
 _VERSION, _CAPABILITIES, _CLIENT = (_RESERVED + key for key in ("protocolVersion", "clientCapabilities", "clientInfo"))

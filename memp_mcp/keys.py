@@ -11,7 +11,6 @@ from collections.abc import Iterable
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
-_CJK_RUN = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]+")
 _CLAUSE = re.compile(r"[.,;:!?()\[\]{}\"“”«»。，；：！？、\n]+")  # noqa: RUF001 - Chinese ends its clauses with these
 
 STOP_WORDS = frozenset(
@@ -20,27 +19,14 @@ STOP_WORDS = frozenset(
     if in into is it its just let like me more most my myself need needs no nor not now of off on once one only or other
     our ours out over own per please same she should so some such than that the their them then there these they this
     those through to too two under until up us using very via want was we were what when where which while who whom why
-    will with would you your yours""".split()  # noqa: SIM905 - a list of 130 quoted words would be unreadable
+    will with would you your yours 的 了 在 是 和 把 到 一 个 请 我 之 与 для и в на с по не что из к от за""".split()  # noqa: SIM905, RUF001 - a list of quoted words would be unreadable; Russian looks like Latin
 )
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, case-folded: identifiers are split, Chinese, Japanese and Korean runs become bigrams."""
-    found: list[str] = []
-    for match in _WORD.finditer(_CAMEL.sub(" ", text)):
-        word = match.group().casefold()
-        if _CJK.search(word):
-            found.extend(_cjk_words(word))
-        else:
-            found.append(word)
-    return found
-
-
-def _cjk_words(word: str) -> list[str]:
-    found = [w for w in _CJK_RUN.split(word) if w]
-    for run in _CJK_RUN.findall(word):
-        found.extend(run[i : i + 2] for i in range(max(1, len(run) - 1)))
-    return found
+    """The words of a text, case-folded: identifiers are split; Chinese, Japanese and Korean go by character."""
+    spaced = _CJK.sub(r" \g<0> ", _CAMEL.sub(" ", text))
+    return [match.group().casefold() for match in _WORD.finditer(spaced)]
 
 
 def content_words(text: str) -> list[str]:

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Self
 
-from memp_mcp import lookup, retrieve, update
+from memp_mcp import lookup, retrieve, revisions
 from memp_mcp.embedder import BackgroundEmbedder, Embedder
 from memp_mcp.errors import BadInput, StoreError
 from memp_mcp.judge import Rule, load_rules
@@ -323,7 +323,7 @@ class Memory:
         """What changed between two revisions; by default between the last two."""
         after = self.get(procedure_id, revision=new).procedure
         before = after.revision - 1 if old is None else old
-        return update.diff(self.get(procedure_id, revision=before).procedure if before else None, after)
+        return revisions.diff(self.get(procedure_id, revision=before).procedure if before else None, after)
 
     def restore(self, procedure_id: str, revision: int | None = None, *, author: str = "user") -> Change:
         """Bring back an earlier revision, or a retired procedure as it was before it was retired."""
@@ -333,11 +333,11 @@ class Memory:
             to = live[-1] if live else current
         else:
             to = self.get(procedure_id, revision=revision).procedure
-        return self._by_hand(update.restored(current, to, author=author, reason=f"restored revision {to.revision}"))
+        return self._by_hand(revisions.restored(current, to, author=author, reason=f"restored revision {to.revision}"))
 
     def retire(self, procedure_id: str, *, reason: str = "retired by hand", author: str = "user") -> Change:
         """Take a procedure out of recall; `restore` brings it back."""
-        return self._by_hand(update.retired(self.get(procedure_id).procedure, author=author, reason=reason))
+        return self._by_hand(revisions.retired(self.get(procedure_id).procedure, author=author, reason=reason))
 
     def _by_hand(self, change: Change) -> Change:
         self.store.apply(Commit(op_id=new_id("o"), procedures=(change.procedure,)))

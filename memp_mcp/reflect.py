@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from memp_mcp import evidence, keys, lookup, redact, update
+from memp_mcp import adjust, evidence, keys, lookup, redact, update
 from memp_mcp.errors import BadInput, LLMFailed, StaleRevision
 from memp_mcp.llm import LLM
 from memp_mcp.models import Change, Commit, Event, Procedure, Text, Trajectory, Value, stable_id
@@ -50,7 +50,7 @@ class Report(Value):
     used: tuple[str, ...] = Field(default=(), description="Procedures that were followed, where it is not clear.")
     error: Text = Field(default="", description="The error text; found by code where a trajectory is given.")
     diagnosis: Text = Field(default="", description="Why it failed, in the caller's words.")
-    correction: Text = Field(default="", description="What to do instead, in the form of update.CORRECTION_FORM.")
+    correction: Text = Field(default="", description="What to do instead, in the form of adjust.CORRECTION_FORM.")
     project: str | None = Field(default=None, description="Whose memory; None: the settings' project.")
     client: Text = Field(default="", description="Who reflects.")
 
@@ -58,17 +58,17 @@ class Report(Value):
 class _Asked(NamedTuple):
     """One reflection as it was asked for, with everything that was looked up for it."""
 
-    failure: update.Failure
+    failure: adjust.Failure
     concerned: list[update.Used]
     recall_id: str
     diagnosis: str
-    correction: update.Correction
+    correction: adjust.Correction
     author: str
     project: str
 
     @property
     def explained(self) -> bool:
-        return bool(self.diagnosis) or self.correction != update.Correction()
+        return bool(self.diagnosis) or self.correction != adjust.Correction()
 
     @property
     def op_id(self) -> str:
@@ -104,7 +104,7 @@ class Reflector:
             concerned=self._concerned(failure, recall_id, report.used, project),
             recall_id=recall_id,
             diagnosis=text(report.diagnosis.strip()),
-            correction=update.parse_correction(text(report.correction.strip())),
+            correction=adjust.parse_correction(text(report.correction.strip())),
             author=report.client or "caller",
             project=project,
         )
@@ -116,7 +116,7 @@ class Reflector:
 
     # -- what the failure is, and about which procedures -----------------------------------------------------
 
-    def _failure(self, task: str, trajectory_id: str | None, error: str, project: str) -> update.Failure:
+    def _failure(self, task: str, trajectory_id: str | None, error: str, project: str) -> adjust.Failure:
         trajectory = lookup.trajectory(self._store, trajectory_id) if trajectory_id else None
         if trajectory is None and not task:
             raise BadInput("Say what failed: give trajectory_id (from record_trajectory) or task, and the error text.")
@@ -127,10 +127,10 @@ class Reflector:
             raise BadInput("The error is empty: give the error text, or say what was wrong with the result.")
         successes = self._store.similar_trajectories(task, succeeded=True, projects={project, ""}, limit=5)
         near = (t for t in successes if keys.coverage(task, t.task) >= NEAR_TASK)
-        return update.Failure(task, error, trajectory, next(near, None))
+        return adjust.Failure(task, error, trajectory, next(near, None))
 
     def _concerned(
-        self, failure: update.Failure, recall_id: str, used: Sequence[str], project: str
+        self, failure: adjust.Failure, recall_id: str, used: Sequence[str], project: str
     ) -> list[update.Used]:
         """The procedures that were used; else the recall's first; else the one for this very task, if any."""
         ids = list(used or (failure.trajectory.used if failure.trajectory else ()))
@@ -146,12 +146,12 @@ class Reflector:
 
     def _by_llm(self, asked: _Asked, llm: LLM) -> Reflection:
         try:
-            answer = update.ask_for_adjustment(asked.concerned[0], asked.failure, llm)
+            answer = adjust.ask_for_adjustment(asked.concerned[0], asked.failure, llm)
         except LLMFailed as error:
             return self._by_caller(asked, str(error))
         if answer.fault == "surroundings":
             return _surroundings(asked, f"{llm.name}: {answer.diagnosis}")
-        correction = update.Correction(
+        correction = adjust.Correction(
             edits=tuple(answer.edits),
             pitfalls=(answer.pitfall,) if answer.pitfall else (),
             when_not_to_use=answer.when_not_to_use,
@@ -166,7 +166,7 @@ class Reflector:
     def _by_caller(self, asked: _Asked, *notes: str) -> Reflection:
         fault: Fault = "procedure" if asked.explained else "unexplained"
         if not asked.concerned:
-            change = update.lesson(
+            change = adjust.lesson(
                 asked.failure,
                 diagnosis=asked.diagnosis,
                 correction=asked.correction,
@@ -176,7 +176,7 @@ class Reflector:
             return self._apply(asked, [change], fault, *notes)
         if asked.explained:
             return self._apply(asked, self._revisions(asked), fault, *notes)
-        tentative = [update.tentative_pitfall(u, asked.failure) for u in asked.concerned]
+        tentative = [adjust.tentative_pitfall(u, asked.failure) for u in asked.concerned]
         return self._apply(asked, [c for c in tentative if c is not None], fault, *notes)
 
     def _revisions(self, asked: _Asked) -> list[Change]:
@@ -187,7 +187,7 @@ class Reflector:
 
     def _revision(self, used: update.Used, asked: _Asked) -> Change:
         history = self._store.history(used.procedure.id)
-        return update.revise(
+        return adjust.revise(
             used,
             asked.failure,
             diagnosis=asked.diagnosis,
@@ -231,7 +231,7 @@ def _reflection(asked: _Asked, fault: Fault, changes: Sequence[Change], *notes: 
         failed_steps=tuple(asked.failure.failed_steps[-5:]),
         success=asked.failure.success,
         concerned=tuple(u.procedure for u in asked.concerned),
-        suggestion=update.suggestion(asked.concerned[0] if asked.concerned else None, asked.failure),
+        suggestion=adjust.suggestion(asked.concerned[0] if asked.concerned else None, asked.failure),
         notes=notes,
     )
 

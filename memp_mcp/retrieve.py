@@ -16,7 +16,7 @@ from memp_mcp.models import Counts, Procedure, RetrievePolicy, Value
 CANDIDATES = 64
 """Rows asked for from each view; fusion needs the tail of each list, recall answers with a handful."""
 
-WEIGHTS = {"dense": 0.4, "words": 0.4, "phrases": 0.2}
+WEIGHTS = {"dense": 0.6, "words": 0.3, "phrases": 0.1}
 """Of the views, each scaled to [0, 1] within its list; chosen on development data by benchmarks/retrieval.py."""
 ERROR_WEIGHT = 1.0
 UTILITY_WEIGHT = 0.2

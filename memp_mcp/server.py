@@ -6,7 +6,9 @@ stand alone, because some clients show no more.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+import re
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from mcp.server import MCPServer
@@ -26,14 +28,14 @@ from mcp.types import (
     TextContent,
     ToolAnnotations,
 )
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from memp_mcp import __version__, answers
+from memp_mcp.adjust import CORRECTION_FORM
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory
 from memp_mcp.models import Outcome, Reward, Step, Trajectory
 from memp_mcp.reflect import Report
-from memp_mcp.update import CORRECTION_FORM
 
 T = TypeVar("T")
 
@@ -82,6 +84,8 @@ ProcedureId = Annotated[str, Field(description="p_…, from recall_procedure.")]
 class StepArgument(BaseModel):
     """A step as the caller gives it."""
 
+    model_config = ConfigDict(extra="forbid")
+
     action: str
     observation: str = ""
     thought: str = ""
@@ -123,17 +127,18 @@ def _tools(memory: Callable[[], Memory]) -> list[Tool]:
         detail: Annotated[Literal["brief", "full"], Field(description="full: with exemplar steps.")] = "brief",
         project: Project = None,
     ) -> Annotated[CallToolResult, answers.RecallAnswer]:
-        with _Readable():
-            memp = memory()
-            recall = memp.recall(task, error=error, limit=limit, project=project, client=_client(ctx))
-            return _result(answers.recall_answer(recall, detail=detail, budget=memp.settings.answer_tokens))
+        memp = memory()
+        recall = memp.recall(task, error=error, limit=limit, project=project, client=_client(ctx))
+        return _result(answers.recall_answer(recall, detail=detail, budget=memp.settings.answer_tokens))
 
     def record_trajectory(  # noqa: PLR0913, PLR0917 - the arguments of the tool
         task: Task,
         steps: Annotated[list[StepArgument], Field(description="What was done and what came back, in order.")],
         outcome: Outcome,
         ctx: Context[Any, Any],
-        reward: Annotated[float | None, Field(description="0..1, if environment, tests or user gave one.")] = None,
+        reward: Annotated[
+            float | None, Field(ge=0, le=1, description="If environment, tests or user gave one.")
+        ] = None,
         feedback: Annotated[str, Field(description="What they said.")] = "",
         recall_id: RecallId = None,
         used: Used = None,
@@ -142,25 +147,24 @@ def _tools(memory: Callable[[], Memory]) -> list[Tool]:
         model: str = "",
         key: Annotated[str, Field(description="Idempotency key.")] = "",
     ) -> Annotated[CallToolResult, answers.RecordAnswer]:
-        with _Readable():
-            memp = memory()
-            trajectory = Trajectory(
-                task=task,
-                steps=tuple(Step.model_validate(s.model_dump()) for s in steps),
-                outcome=outcome,
-                reward=_given(reward, feedback),
-                feedback=feedback,
-                recall_id=recall_id,
-                used=tuple(used or ()),
-                script=tuple(line for line in script or () if line.strip()),
-                project=memp.settings.project if project is None else project,
-                client=_client(ctx),
-                model=model,
-                key=key,
-            )
-            if not trajectory.steps and not trajectory.script:
-                raise BadInput("There are no steps: give at least one step with its action, or a script.")
-            return _result(answers.record_answer(memp.record(trajectory)))
+        memp = memory()
+        trajectory = Trajectory(
+            task=task,
+            steps=tuple(Step.model_validate(s.model_dump()) for s in steps),
+            outcome=outcome,
+            reward=_given(reward, feedback),
+            feedback=feedback,
+            recall_id=recall_id,
+            used=tuple(used or ()),
+            script=tuple(line for line in script or () if line.strip()),
+            project=memp.settings.project if project is None else project,
+            client=_client(ctx),
+            model=model,
+            key=key,
+        )
+        if not trajectory.steps and not trajectory.script:
+            raise BadInput("There are no steps: give at least one step with its action, or a script.")
+        return _result(answers.record_answer(memp.record(trajectory)))
 
     def reflect_failure(  # noqa: PLR0913, PLR0917 - the arguments of the tool
         error: Annotated[str, Field(description="Error text, or what was wrong.")],
@@ -173,33 +177,30 @@ def _tools(memory: Callable[[], Memory]) -> list[Tool]:
         correction: Annotated[str, Field(description="Lines: 's3: new text', '+s3: insert after', '-s3' drop.")] = "",
         project: Project = None,
     ) -> Annotated[CallToolResult, answers.ReflectAnswer]:
-        with _Readable():
-            report = Report(
-                task=task,
-                trajectory_id=trajectory_id,
-                recall_id=recall_id,
-                used=tuple(used or ()),
-                error=error,
-                diagnosis=diagnosis,
-                correction=correction,
-                project=project,
-                client=_client(ctx),
-            )
-            reflection = memory().reflect(report)
-            return _result(answers.reflect_answer(reflection, trajectory_id=trajectory_id, recall_id=recall_id))
+        report = Report(
+            task=task,
+            trajectory_id=trajectory_id,
+            recall_id=recall_id,
+            used=tuple(used or ()),
+            error=error,
+            diagnosis=diagnosis,
+            correction=correction,
+            project=project,
+            client=_client(ctx),
+        )
+        reflection = memory().reflect(report)
+        return _result(answers.reflect_answer(reflection, trajectory_id=trajectory_id, recall_id=recall_id))
 
     def get_procedure(
         id: ProcedureId,  # noqa: A002 - the name that the answers use
         revision: Annotated[int | None, Field(ge=1, description="Default: the current one.")] = None,
     ) -> Annotated[CallToolResult, answers.GetAnswer]:
-        with _Readable():
-            memp = memory()
-            return _result(answers.get_answer(memp.get(id, revision=revision), memp.history(id)))
+        memp = memory()
+        return _result(answers.get_answer(memp.get(id, revision=revision), memp.history(id)))
 
     def forget_procedure(id: ProcedureId) -> Annotated[CallToolResult, answers.ForgetAnswer]:  # noqa: A002 - as above
-        with _Readable():
-            gone = memory().forget(id)
-            return _result(answers.ForgetAnswer(forgotten=id, trajectories=list(gone)))
+        gone = memory().forget(id)
+        return _result(answers.ForgetAnswer(forgotten=id, trajectories=list(gone)))
 
     return [
         _tool(recall_procedure, "Recall a procedure", read_only=True),
@@ -217,14 +218,23 @@ def _tool(
     hints = ToolAnnotations(
         read_only_hint=read_only, destructive_hint=destructive, idempotent_hint=True, open_world_hint=False
     )
-    tool = Tool.from_function(function, title=title, description=DESCRIPTIONS[function.__name__], annotations=hints)
+    tool = _ReadableTool.from_function(
+        function, title=title, description=DESCRIPTIONS[function.__name__], annotations=hints
+    )
     arguments = tool.fn_metadata.arg_model
     arguments.model_config["extra"] = "forbid"
     arguments.model_config["hide_input_in_errors"] = True
     arguments.model_rebuild(force=True)
     tool.parameters = lean(arguments.model_json_schema(by_alias=True))
-    tool.fn_metadata.output_schema = lean(tool.fn_metadata.output_schema or {})
+    tool.fn_metadata.output_schema = lean(_top_level(tool.fn_metadata.output_schema or {}))
     return tool
+
+
+def _top_level(schema: dict[str, Any]) -> dict[str, Any]:
+    """An output schema without the insides of nested objects: clients check a result by it, models read the result."""
+    text = json.dumps({k: v for k, v in schema.items() if k != "$defs"})
+    flat: dict[str, Any] = json.loads(re.sub(r'"\$ref": "#/\$defs/\w+"', '"type": "object"', text))
+    return flat
 
 
 def lean(schema: Any) -> Any:
@@ -246,22 +256,25 @@ def lean(schema: Any) -> Any:
     return kept
 
 
-class _Readable:
-    """Turns every error that is raised on purpose into one that the model can read and act upon."""
+class _ReadableTool(Tool):
+    """A tool whose every error, raised on purpose or found in its arguments, is one that a model can act upon."""
 
-    def __enter__(self) -> None:
-        return None
+    async def run(self, arguments: dict[str, Any], context: Context[Any, Any], convert_result: bool = False) -> Any:  # noqa: FBT001, FBT002 - the SDK's signature
+        try:
+            return await super().run(arguments, context, convert_result)
+        except ToolError as error:
+            if isinstance(error.__cause__, MempError):
+                raise ToolError(str(error.__cause__)) from error.__cause__
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(_explained(error.__cause__, self.parameters["properties"])) from error.__cause__
+            raise
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, MempError):
-            raise ToolError(str(error)) from error
-        if isinstance(error, ValidationError):
-            raise ToolError(_explained(error)) from error
 
-
-def _explained(error: ValidationError) -> str:
-    problems = (f"{'.'.join(str(p) for p in e['loc']) or 'trajectory'}: {e['msg']}" for e in error.errors())
-    return "Cannot be used: " + "; ".join(list(problems)[:5])
+def _explained(error: ValidationError, known: Iterable[str]) -> str:
+    problems = [f"{'.'.join(str(p) for p in e['loc']) or 'trajectory'}: {e['msg']}" for e in error.errors()]
+    unknown = any(e["type"] == "extra_forbidden" for e in error.errors())
+    hint = f" The arguments are {', '.join(known)}." if unknown else ""
+    return f"Nothing was done. {'; '.join(problems[:5])}.{hint}"
 
 
 def _result(answer: BaseModel) -> CallToolResult:
@@ -318,8 +331,8 @@ def _add_prompts(server: MCPServer[Any]) -> None:
         return [
             UserMessage(
                 f"{what}First call recall_procedure with the task. Follow what fits, check it against what you see. "
-                "Then do the task and verify the result. At the end call record_trajectory with the steps, the outcome, "
-                "the recall_id and the ids of the procedures that you used."
+                "Then do the task and verify the result. At the end call record_trajectory with the steps, the "
+                "outcome, the recall_id and the ids of the procedures that you used."
             )
         ]
 
@@ -338,7 +351,7 @@ def _add_prompts(server: MCPServer[Any]) -> None:
 
 
 def _add_completion(server: MCPServer[Any], memory: Callable[[], Memory]) -> None:
-    @server.completion()
+    @server.completion()  # type: ignore[no-untyped-call, untyped-decorator]  # the SDK leaves its decorator untyped
     async def complete(
         ref: PromptReference | ResourceTemplateReference,
         argument: CompletionArgument,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import queue
 import signal
 import subprocess
@@ -49,9 +50,14 @@ INITIALIZED = line({"jsonrpc": "2.0", "method": "notifications/initialized"})
 class Program:
     """A started server, and the client's ends of its streams."""
 
-    def __init__(self, command: list[str]) -> None:
+    def __init__(self, command: list[str], home: Path) -> None:
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            bufsize=0,
+            env=os.environ | {"MEMP_HOME": str(home)},
         )
         self.answers = _lines(self.process.stdout)
         self.log = _lines(self.process.stderr)
@@ -115,7 +121,8 @@ def catalogue(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Starter:
     """Starts servers, and ends what is left of them after the test."""
 
-    def __init__(self, catalogue: Path) -> None:
+    def __init__(self, catalogue: Path, home: Path) -> None:
+        self._home = home
         self._stand_in = [sys.executable, str(TESTS / "behind_front.py"), str(catalogue)]
         self._started: list[Program] = []
 
@@ -125,7 +132,7 @@ class Starter:
 
     def command(self, *command: str) -> Program:
         """Start any command."""
-        self._started.append(Program(list(command)))
+        self._started.append(Program(list(command), self._home))
         return self._started[-1]
 
     def end(self) -> None:
@@ -137,8 +144,8 @@ class Starter:
 
 
 @pytest.fixture
-def start(catalogue: Path) -> Iterator[Starter]:
-    starter = Starter(catalogue)
+def start(catalogue: Path, tmp_path: Path) -> Iterator[Starter]:
+    starter = Starter(catalogue, tmp_path)
     yield starter
     starter.end()
 
@@ -333,6 +340,15 @@ def test_the_program_answers_both_eras(start: Starter, method: str) -> None:
     found, listed_again = modern.ask(enveloped(1, "server/discover"), enveloped(2, method))
     assert hello["result"]["serverInfo"]["name"] == found["result"]["_meta"][META + "serverInfo"]["name"]
     assert listed["result"].items() <= listed_again["result"].items()
+
+
+def test_the_program_hands_over_to_its_server(start: Starter) -> None:
+    program = start.command(sys.executable, "-m", "memp_mcp")
+    *_, called = program.ask(initialize(), request(1, "tools/list"), request(2, "tools/call", name="none"))
+    assert called["result"]["isError"]
+    assert "none" in called["result"]["content"][0]["text"]
+    program.hang_up()
+    assert program.exit_code() == 0
 
 
 def test_arguments_lead_to_the_command_line(start: Starter) -> None:

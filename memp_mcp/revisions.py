@@ -1,0 +1,127 @@
+"""Revisions: how a procedure becomes its next snapshot, and how two of them are told apart.
+
+History is append-only. Each change, also retiring and rolling back, is one more complete snapshot.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from memp_mcp import evidence, keys
+from memp_mcp.models import Change, ChangeKind, Pitfall, Procedure, ScriptStep, now
+
+MAX_PITFALLS = 8
+REPEATED_PITFALL = 0.85
+"""Similarity from which on a pitfall repeats another, as in Honest Lying (arXiv 2605.29463)."""
+
+
+def restored(current: Procedure, to: Procedure, *, author: str, reason: str) -> Change:
+    """The procedure as it was at revision *to*, as a new revision; its counts go on from there."""
+    snapshot = to.model_copy(
+        update={
+            "revision": current.revision,
+            "author": author,
+            "status": "active" if to.status == "retired" else to.status,
+        }
+    )
+    return change(snapshot, "restore", reason, before=current)
+
+
+def redistilled(procedure: Procedure, draft: Procedure) -> Change | None:
+    """The procedure with what Build makes of its evidence today; None when that is what it says already."""
+    fields = (
+        "title",
+        "when_to_use",
+        "when_not_to_use",
+        "preconditions",
+        "script",
+        "slots",
+        "check",
+        "exemplar",
+        "author",
+    )
+    updates: dict[str, Any] = {name: getattr(draft, name) for name in fields}
+    updates["pitfalls"] = with_pitfalls(procedure.pitfalls, draft.pitfalls)
+    if rendered(procedure.model_copy(update=updates)) == rendered(procedure):
+        return None
+    return change(procedure, "revise", f"distilled again from {draft.exemplar_id} by {draft.author}", **updates)
+
+
+def retired(procedure: Procedure, *, author: str, reason: str) -> Change:
+    """Take a procedure out of recall; restorable."""
+    return change(procedure, "retire", reason, status="retired", author=author)
+
+
+def change(
+    procedure: Procedure, kind: ChangeKind, reason: str, *, before: Procedure | None = None, **updates: Any
+) -> Change:
+    """The next revision of a procedure; one whose script differs starts counts of its own."""
+    revision = procedure.revision + 1
+    script = updates.get("script", procedure.script)
+    new_counts = kind in {"revise", "merge"} and script != procedure.script
+    updates |= {"revision": revision, "change": kind, "reason": reason, "created_at": now()}
+    if new_counts:
+        updates["counted_from"] = revision
+    new = procedure.model_copy(update=updates)
+    return Change(kind=kind, procedure=new, reason=reason, diff=diff(before or procedure, new))
+
+
+def rendered(procedure: Procedure) -> list[str]:
+    """A procedure as lines of text, as a diff shows it."""
+    return [
+        f"title: {procedure.title}",
+        f"when: {procedure.when_to_use}",
+        *([f"when not: {procedure.when_not_to_use}"] if procedure.when_not_to_use else []),
+        *(f"before: {p}" for p in procedure.preconditions),
+        *(f"{s.name}: {s.text}" for s in procedure.script),
+        *([f"check: {procedure.check}"] if procedure.check else []),
+        *(f"pitfall{'?' if p.tentative else ''}: {p.text}" for p in procedure.pitfalls),
+        f"status: {procedure.status}",
+    ]
+
+
+def diff(old: Procedure | None, new: Procedure) -> str:
+    """The lines that differ between two revisions, '-' before and '+' after; empty when nothing visible changed."""
+    before = rendered(old) if old else []
+    lines = difflib.ndiff(before, rendered(new))
+    return "\n".join(line for line in lines if line[:1] in "+-")
+
+
+def script_texts(script: Sequence[ScriptStep]) -> tuple[str, ...]:
+    """The texts of a script, whatever its steps are called."""
+    return tuple(s.text for s in script)
+
+
+def with_pitfalls(known: tuple[Pitfall, ...], new: Iterable[Pitfall]) -> tuple[Pitfall, ...]:
+    """Add the pitfalls that do not repeat a known one; the oldest tentative ones make room."""
+    kept = list(known)
+    for pitfall in new:
+        if not any(_same_pitfall(pitfall, k) for k in kept):
+            kept.append(pitfall)
+    while len(kept) > MAX_PITFALLS:
+        kept.remove(next((p for p in kept if p.tentative), kept[0]))
+    return tuple(kept)
+
+
+def _same_pitfall(one: Pitfall, other: Pitfall) -> bool:
+    matcher = difflib.SequenceMatcher(
+        None, keys.same_task_form(one.text), keys.same_task_form(other.text), autojunk=False
+    )
+    return matcher.ratio() >= REPEATED_PITFALL
+
+
+def step_for(script: Sequence[ScriptStep], action: str) -> str | None:
+    """The name of the script's step that this action carries out, or None if no step is like it."""
+    done = set(keys.content_words(action)) | set(keys.words(evidence.head(action)))
+    best_name, best = None, 0.0
+    for step in script:
+        wanted = set(keys.content_words(re.sub(r"\{\w+\}", " ", step.text)))
+        share = len(wanted & done) / len(wanted) if wanted else 0.0
+        same_head = evidence.head(action).casefold() == evidence.head(step.text).casefold()
+        score = share + 0.5 * same_head
+        if score > best:
+            best_name, best = step.name, score
+    return best_name if best >= 0.75 else None
