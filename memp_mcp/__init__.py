@@ -3,7 +3,8 @@
 The house, in the order in which a request walks through it; imports run the same way, never back::
 
     __main__.py   python -m memp_mcp; a client that speaks stdio meets front.py, a person cli.py
-    front.py      the first half second: answers the MCP handshake from catalogue.json while the rest loads
+    front.py      the first half second: answers the MCP handshake by handshake.py from catalogue.json, then hands
+                  over to stdio.py; catalogue.py makes that file from what the SDK's server says
     cli.py        argv + environment → Settings → Memory → serve | import | export | show …; the only composer
     server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object

@@ -11,10 +11,10 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from pydantic import BaseModel
@@ -24,6 +24,7 @@ from rich.table import Table
 
 from memp_mcp import __version__
 from memp_mcp.errors import MempError
+from memp_mcp.front import Serve, serve_stdio
 from memp_mcp.models import BuildPolicy, Procedure, RetrievePolicy, Status, UpdatePolicy
 from memp_mcp.settings import Settings
 
@@ -63,8 +64,8 @@ def compose(settings: Callable[[], Settings]) -> MCPServer[Any]:
     from memp_mcp.server import build_server  # noqa: PLC0415 - imports the SDK: more than a second
 
     opening = _Opening(settings)
-    Thread(target=opening.get, name="open-memory", daemon=True).start()
-    return build_server(opening.get)
+    Thread(target=opening.begin, name="open-memory", daemon=True).start()
+    return build_server(opening.memory)
 
 
 class _Opening:
@@ -72,36 +73,39 @@ class _Opening:
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
-        self._future: Future[Memory] | None = None
+        self._memory: Memory | None = None
+        self._lock = Lock()
 
-    def get(self) -> Memory:
-        future = self._future
-        if future is None or (future.done() and future.exception() is not None):
-            future = self._future = Future()
-            self._open(future)
-        return future.result()
+    def begin(self) -> None:
+        """Open it ahead of the first call; a failure is told by that call."""
+        with suppress(MempError):
+            self.memory()
 
-    def _open(self, future: Future[Memory]) -> None:
+    def memory(self) -> Memory:
+        """The memory, once it is open."""
         from memp_mcp.memory import Memory  # noqa: PLC0415 - imports LanceDB: two seconds
 
-        try:
-            settings = self._settings()
-            logging.getLogger("memp_mcp").setLevel(settings.log_level)
-            future.set_result(Memory.open(settings))
-        except Exception as error:  # noqa: BLE001 - handed on to whoever waits for the memory
-            future.set_exception(error)
+        with self._lock:
+            if self._memory is None:
+                settings = self._settings()
+                logging.getLogger("memp_mcp").setLevel(settings.log_level)
+                self._memory = Memory.open(settings)
+            return self._memory
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
     if not options.http:
-        from memp_mcp.stdio import serve  # noqa: PLC0415 - imports the SDK
-
-        serve(compose(lambda: settings), sys.stdin.buffer, sys.stdout.buffer)
-        return Answer(None, [])
+        serve_stdio(lambda: _runner(settings))
     from memp_mcp.server import serve_http  # noqa: PLC0415 - imports the SDK
 
     serve_http(compose(lambda: settings), host=options.host, port=options.port)
     return Answer(None, [])
+
+
+def _runner(settings: Settings) -> Serve:
+    from memp_mcp.stdio import serve  # noqa: PLC0415 - imports the SDK
+
+    return partial(serve, compose(lambda: settings))
 
 
 def _demo(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - a throw-away memory of its own
@@ -179,10 +183,10 @@ def _search(options: argparse.Namespace, settings: Settings) -> Answer:
         table.add_row(
             found.id, str(found.revision), f"{match.score:.3f}", f"{match.relevance:.2f}", found.title, uses, match.why
         )
-    lines = [f"found by {recall.found}" + (f" ({recall.reason})" if recall.reason else ""), table]
-    return Answer(
-        answers.as_data(answer), lines if recall.matches else [answer.note], OK if recall.matches else NOTHING
-    )
+    if not recall.matches:
+        return Answer(answers.as_data(answer), [answer.note], NOTHING)
+    how = f"found by {recall.found}" + (f" ({recall.reason})" if recall.reason else "")
+    return Answer(answers.as_data(answer), [how, table])
 
 
 def _list(options: argparse.Namespace, settings: Settings) -> Answer:

@@ -20,8 +20,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from memp_mcp.errors import BadInput
-from memp_mcp.models import Event, Procedure, Trajectory
+from memp_mcp.models import Trajectory
 from memp_mcp.transcripts import alfworld, messages, own
+from memp_mcp.transcripts.own import Exported
+
+__all__ = ["FORMATS", "Exported", "Format", "Skipped", "read"]
 
 LOOK_AHEAD = 200
 """Lines that may be unreadable at the head of a file before it counts as of no known format."""
@@ -46,7 +49,7 @@ class Format:
     summary: str
     recognises: Callable[[object], bool]
     parts: Callable[[Any], list[Any]]  # Any: each takes the documents that it recognises
-    parse: Callable[[Any, str], Trajectory | Procedure | Event]
+    parse: Callable[[Any, str], Trajectory | Exported]
 
 
 FORMATS: dict[str, Format] = {
@@ -58,7 +61,7 @@ FORMATS: dict[str, Format] = {
 }
 
 
-def read(path: Path, *, source_format: str | None = None) -> Iterator[Trajectory | Procedure | Event | Skipped]:
+def read(path: Path, *, source_format: str | None = None) -> Iterator[Trajectory | Exported | Skipped]:
     """Read *path* piece by piece, in its own order.
 
     Args:

@@ -18,6 +18,7 @@ One value a line, for a whole memory; `value` is the complete dump, so that noth
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from pydantic import JsonValue
 
@@ -32,6 +33,13 @@ _KINDS: dict[str, type[Trajectory | Procedure | Event]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """A value of an exported memory: it is taken over as it is, and not learnt from a second time."""
+
+    value: Trajectory | Procedure | Event
+
+
 def recognises(document: object) -> bool:
     """Whether *document* is a line of either kind."""
     return isinstance(document, dict) and ({"task", "steps"} <= document.keys() or {"memp", "kind"} <= document.keys())
@@ -42,7 +50,7 @@ def parts(document: dict[str, object]) -> list[dict[str, object]]:
     return [] if document.get("kind") == "header" else [document]
 
 
-def parse(document: dict[str, object], source: str) -> Trajectory | Procedure | Event:
+def parse(document: dict[str, object], source: str) -> Trajectory | Exported:
     """Read one line; *source* is noted on a trajectory that does not name its own.
 
     Raises:
@@ -78,13 +86,13 @@ def header(facts: dict[str, JsonValue]) -> str:
     return json.dumps({"memp": VERSION, "kind": "header", "value": facts}, ensure_ascii=False)
 
 
-def _exported(document: dict[str, object]) -> Trajectory | Procedure | Event:
+def _exported(document: dict[str, object]) -> Exported:
     if document["memp"] != VERSION:
         raise BadInput(f"memp is {document['memp']!r}, this program reads {VERSION}. Update memp-mcp and try again.")
     kind = _KINDS.get(str(document.get("kind")))
     if kind is None:
         raise BadInput(f"kind is {document.get('kind')!r}; it must be header, {', '.join(_KINDS)}.")
-    return kind.model_validate(document.get("value"))
+    return Exported(kind.model_validate(document.get("value")))
 
 
 def _reward(given: object) -> Reward:
