@@ -16,6 +16,7 @@ from memp_mcp.models import Step, Text, Trajectory, Value
 
 ERROR_CHARACTERS = 300
 _LINE = 500  # characters of a line that are looked at
+_ERROR = 2_000  # characters of an error
 _ENDS = 20_000  # characters of a long observation that are looked at, at each end
 
 
@@ -115,13 +116,11 @@ def _json_object(text: str) -> dict[str, object]:
     if not text.lstrip().startswith("{") or len(text) > 2 * _ENDS:
         return {}
     try:
-        found = json.loads(text)
+        found: dict[str, object] = json.loads(text)
     except ValueError:
         return {}
-    if not isinstance(found, dict):
-        return {}
     metadata = found.get("metadata")
-    return {**found, **metadata} if isinstance(metadata, dict) else {**found}
+    return found | metadata if isinstance(metadata, dict) else found
 
 
 def _spoken(lines: list[str], *, was_read: bool) -> str | None:
@@ -182,7 +181,7 @@ def transient(error: str) -> str | None:
     Two look like one and are not: a script that the shell may not execute (``chmod +x`` was forgotten) and a refused
     connection to this very machine (the server was not started). Both are steps that the procedure lacks.
     """
-    error = error[:_ENDS]
+    error = error[:_ERROR]
     if _PROCEDURES_FAULT.search(error):
         return None
     return next((kind for kind, words in _TRANSIENT.items() if re.search(words, error, re.IGNORECASE)), None)
@@ -198,7 +197,7 @@ _MASKS = (
 
 def error_signature(error: str) -> str:
     """The error without what differs between two occurrences of one fault: quoted texts, paths, hex, numbers, case."""
-    text = error[:_ENDS].lower()
+    text = error[:_ERROR].lower()
     for pattern, mask in _MASKS:
         text = pattern.sub(mask, text)
     return " ".join(text.split())
@@ -263,8 +262,14 @@ def _leaves(value: object) -> Iterator[str]:
             yield str(value)
 
 
+def _prepared(text: str) -> str:
+    """The command after what only prepares it: a ``cd``, variables, ``sudo``."""
+    found = _PREPARING.match(text)
+    return text[found.end() :] if found else text
+
+
 def _command(text: str) -> str:
-    words = _PREPARING.sub("", text.strip(), count=1).split() or text.split()
+    words = _prepared(text.strip()).split() or text.split()
     if words[1:2] == ["-m"] and len(words) > 2 and words[0].startswith("python"):
         words = words[2:]
     if not words:
@@ -325,7 +330,7 @@ def _explores(action: str) -> bool:
         return _LOOKING.fullmatch(tool.lower()) is not None or (len(words) > 1 and bool(_ASKING.fullmatch(words[0])))
     if _CHANGES.search(rest) or re.search(r"\b(?:and|then)\b", rest):  # prose may look first and act then
         return False
-    commands = [part for part in _SEPARATOR.split(_PREPARING.sub("", rest, count=1)) if part.strip()]
+    commands = [part for part in _SEPARATOR.split(_prepared(rest)) if part.strip()]
     return all(_LOOKING.fullmatch(_command(part).lower()) for part in commands)
 
 
@@ -359,7 +364,8 @@ def _without_dead_ends(steps: Sequence[Step], worked: list[int]) -> list[int]:
     opened = {frozenset(_arguments(steps[i].action)) for i in worked if head(steps[i].action) == "open"}
     shown = _first_shown(steps, worked, explores)
     needed: set[str] = set()
-    ahead: dict[str, set[str]] = {}  # places that are gone to again, and not used before that
+    ahead: set[str] = set()  # actions that are done again, and nothing that they name is used before that
+    naming: dict[str, set[str]] = {}
     kept: list[int] = []
     for i in reversed(worked):
         action, arguments = steps[i].action, _arguments(steps[i].action)
@@ -368,9 +374,12 @@ def _without_dead_ends(steps: Sequence[Step], worked: list[int]) -> list[int]:
         useless = action in ahead or not (arguments | shown.get(i, set())) & needed
         if kept and (undoes or searches or action in ahead) and useless:
             continue
-        ahead = {a: places for a, places in ahead.items() if not places & arguments}
+        for entity in arguments:
+            ahead -= naming.pop(entity, set())
         if explores[i]:
-            ahead[action] = arguments
+            ahead.add(action)
+            for entity in arguments:
+                naming.setdefault(entity, set()).add(action)
         needed |= arguments
         kept.append(i)
     return kept[::-1]
@@ -397,6 +406,8 @@ def _without_repetitions(steps: Sequence[Step], places: list[int]) -> list[int]:
         told = (steps[i].action, steps[i].observation)
         if told in since_change:
             continue
-        since_change = since_change | {told} if _explores(steps[i].action) else {told}
+        if not _explores(steps[i].action):
+            since_change.clear()
+        since_change.add(told)
         kept.append(i)
     return kept[::-1]

@@ -164,7 +164,8 @@ def load_rules(path: Path | None, *, required: bool = False) -> tuple[Rule, ...]
     if tables or not isinstance(rules, list):
         wrong = next(iter(tables), "rule")
         raise BadInput(f"{path}, line {_line_of(wrong, text)}: {wrong!r} is not known. Write each rule as [[rule]].")
-    return tuple(_rule(table, path, line) for table, line in zip(rules, _rule_lines(text, len(rules)), strict=True))
+    lines = _rule_lines(text, len(rules))
+    return tuple(_rule(table, path, line) for table, line in zip(rules, lines, strict=True))
 
 
 def _rule(table: object, path: Path, line: int) -> Rule:
@@ -192,7 +193,7 @@ _FAILING = re.compile(
     r"|FAILED \((?:failures|errors)=|\s*Tests:?\s+[1-9]\d* failed"  # unittest; jest and vitest
     r"|test result: FAILED|FAIL\t|--- FAIL:|FAIL$"  # cargo; go
     r"|.*Tests run: \d+, (?:Failures: [1-9]|Failures: 0, Errors: [1-9])"  # maven
-    r"|.*\b\d+ (?:tests|examples|runs)?,.*(?<![\d.])[1-9]\d* (?:failures?|errors)|\s*[1-9]\d* failing"  # ExUnit …; mocha
+    r"|.*\b\d+ (?:tests|examples|runs)?,.*(?<![\d.])[1-9]\d* (?:failures?|errors)|\s*[1-9]\d* failing"  # ExUnit; mocha
 )
 _PASSING = re.compile(
     r"=+ (?:.* )?[1-9]\d* passed.*=+$|[1-9]\d* passed.* in [\d.]+s|OK(?: \(.*\))?$|\s*Tests:?\s+.*[1-9]\d* passed"
@@ -218,7 +219,7 @@ def _tests_passed(steps: Sequence[Step], action: str) -> tuple[bool, int] | None
 
 
 def _summary(observation: str) -> bool | None:
-    lines = [line.rstrip() for line in observation[-20_000:].splitlines()]
+    lines = [line[:500].rstrip() for line in observation[-20_000:].splitlines()]
     if any(_FAILING.match(line) for line in lines):
         return False
     return True if any(_PASSING.match(line) for line in lines) else None

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 MAX_ANSWER_TOKENS = 4096
 RETRIES = 2
 _DAYS_KEPT = 31
-_LEDGER_TIMEOUT = 10.0
 
 A = TypeVar("A", bound=BaseModel)
 
@@ -76,8 +75,8 @@ def connect(
     vendor, _, model = spec.partition(":")
     if vendor not in {"anthropic", "openai"} or not model.strip():
         raise BadInput(f"{spec!r} names no LLM. Write anthropic:MODEL, or openai:MODEL for any compatible endpoint.")
-    if importlib.util.find_spec(vendor) is None:
-        raise BadInput(f"{spec!r} needs the library {vendor!r}. Run: pip install 'memp-mcp[{vendor}]'")
+    if vendor == "openai" and importlib.util.find_spec("openai") is None:  # an extra; anthropic is always there
+        raise BadInput(f"{spec!r} needs the library openai. Run: pip install 'memp-mcp[openai]'")
     kind = AnthropicEndpoint if vendor == "anthropic" else OpenAIEndpoint
     endpoint = kind(model=model.strip(), base_url=base_url, api_key=api_key, timeout=timeout)
     return Connection(name=spec, endpoint=endpoint, budget=Budget(daily_tokens, ledger))
@@ -95,10 +94,10 @@ class Budget:
         StoreError: (all methods) the file cannot be read, written or locked.
     """
 
-    def __init__(self, daily_tokens: int, ledger: Path) -> None:
+    def __init__(self, daily_tokens: int, ledger: Path, *, lock_timeout: float = 10.0) -> None:
         self.daily_tokens = daily_tokens
         self._ledger = ledger
-        self._lock = filelock.FileLock(f"{ledger}.lock", timeout=_LEDGER_TIMEOUT)
+        self._lock = filelock.FileLock(f"{ledger}.lock", timeout=lock_timeout)
 
     def spent(self) -> int:
         """Tokens used today, by all processes."""
@@ -136,7 +135,7 @@ def _ledger_errors(ledger: Path) -> Iterator[None]:
     except ValidationError as error:
         raise StoreDamaged(f"{ledger} does not count tokens by day. Remove it to start counting anew.") from error
     except filelock.Timeout as error:
-        raise StoreBusy(f"{ledger} is locked by another process for over {_LEDGER_TIMEOUT:.0f} s.") from error
+        raise StoreBusy(f"{ledger} is locked by another process. Try again, or end that process.") from error
     except OSError as error:
         raise StoreFull(f"{ledger} cannot be used: {error.strerror or error}. Tokens must be counted.") from error
 

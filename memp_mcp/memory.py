@@ -15,7 +15,7 @@ from memp_mcp import lookup, retrieve, revisions
 from memp_mcp.embedder import BackgroundEmbedder, Embedder
 from memp_mcp.errors import BadInput, StoreError
 from memp_mcp.judge import Rule, load_rules
-from memp_mcp.llm import LLM, Connection, connect
+from memp_mcp.llm import LLM, connect
 from memp_mcp.lookup import Known
 from memp_mcp.models import (
     BuildPolicy,
@@ -109,7 +109,7 @@ class Memory:
         embedder = embedder or BackgroundEmbedder(settings.embedder)
         embedder.start()
         directory = settings.directory
-        rules = load_rules(settings.rules or directory / "rules.toml")
+        rules = load_rules(settings.rules or directory / "rules.toml", required=settings.rules is not None)
         llm = None
         if settings.llm:
             llm = connect(
@@ -378,7 +378,7 @@ class Memory:
         for procedure in self.store.list_procedures(limit=1_000_000):
             statuses[procedure.status] = statuses.get(procedure.status, 0) + 1
         _, trouble = self.vectorizer.embedder(wait=0)
-        budget = self.llm.budget if isinstance(self.llm, Connection) else None
+        budget = self.llm.budget if self.llm else None
         return Stats(
             directory=str(self.store.directory),
             size=self.store.size(),

@@ -5,7 +5,8 @@ is learnt from it still reads and runs. Three kinds of evidence: the shape of th
 private keys), its place (a URL's password, an Authorization header, ``curl -u``), and the name it is given to
 (``DB_PASSWORD=…``, ``"apiKey": "…"``). Bare hashes, UUIDs and ids give none of these and stay.
 
-@@WHY@@
+Why not detect-secrets 1.5: measured on the planted secrets of the tests it finds 28 % without its entropy checks, and
+with them flags 655 of 956 texts of real SWE-agent runs; its import costs 0.17 s of CPU. Only patterns of our own here.
 
 Every pattern runs in linear time: whatever must be followed by something starts at a place that no other start shares.
 """
@@ -61,7 +62,7 @@ _PREFIXED = (
     ("TAILSCALE_KEY", "tskey-", r"[A-Za-z0-9-]{16,}"),
     ("AGE_SECRET_KEY", "AGE-SECRET-KEY-1", r"[A-Z0-9]{30,}"),
 )
-_START = r"(?:(?<![\w-])|(?<=\\[nrt]))"
+_START = r"(?:(?<![\w-])|(?<=\\[nrt])|(?<=\[\dm)|(?<=\[\d\dm))"  # also after an escaped line end, after a colour
 _QUOTE = r"""\\?["'`]?"""
 _KEY = r"(?:api|secret|access|private|account|encryption|signing|auth|master|license)[_-]?key|apikey"
 _PLACED = (
@@ -78,7 +79,7 @@ _PLACED = (
     ("PASSWORD", "://", r"""://[^\s:/@"'<>`]{0,100}:(?P<s>[^\s/@"'<>`]{1,300})@"""),
     ("SLACK_WEBHOOK", "hooks.slack.com", r"(?i:hooks\.slack\.com)/(?:services|workflows|triggers)/(?P<s>[\w/+-]{16,})"),
     ("DISCORD_WEBHOOK", "/api/webhooks/", r"/api/webhooks/(?P<s>\d{5,}/[\w-]{16,})"),
-    ("TELEGRAM_BOT_TOKEN", ":", r"(?<![\w])(?P<s>\d{8,10}:[\w-]{35})(?![\w-])"),
+    ("TELEGRAM_BOT_TOKEN", ":", rf"{_START}(?P<s>\d{{8,10}}:[\w-]{{35}})(?![\w-])"),
     (
         "AUTHORIZATION",
         "authorization",
@@ -92,7 +93,7 @@ _PLACED = (
     (
         "PASSWORD",
         "curl",
-        r"""\bcurl\b[^\n|;]{0,400}?\s(?:-u|--user|-U|--proxy-user)[ =]?["']?[^\s:"']{1,64}:(?P<s>[^\s"']{3,})""",
+        r"""\bcurl\b[^\n|;]{0,200}?\s(?:-u|--user|-U|--proxy-user)[ =]?["']?[^\s:"']{1,64}:(?P<s>[^\s"']{3,})""",
     ),
     (
         "PASSWORD",

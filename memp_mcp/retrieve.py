@@ -16,8 +16,12 @@ from memp_mcp.models import Counts, Procedure, RetrievePolicy, Value
 CANDIDATES = 64
 """Rows asked for from each view; fusion needs the tail of each list, recall answers with a handful."""
 
-WEIGHTS = {"dense": 0.6, "words": 0.3, "phrases": 0.1}
+WEIGHTS = {"dense": 0.6, "words": 0.4, "phrases": 0.05}
 """Of the views, each scaled to [0, 1] within its list; chosen on development data by benchmarks/retrieval.py."""
+TRUST_IN_WORDS = 3
+"""Power of the share of the task's words that the best procedures contain: full text of which the best list covers half
+is worth an eighth. A template covers all of them and words decide; free wording covers few and vectors do."""
+LOOKED_AT = 5
 ERROR_WEIGHT = 1.0
 UTILITY_WEIGHT = 0.2
 COVERED = 0.6
@@ -87,7 +91,7 @@ def rank(
     if policy == "random":
         return [_match(c, 0.0, counts, "random") for c in candidates[:limit]]
     relevant = [c for c in candidates if is_relevant(c, task=task, error=error, floor=floor)]
-    scores = _scores(relevant, policy, with_errors=bool(error))
+    scores = _scores(relevant, policy, task=task, with_errors=bool(error))
     for index, candidate in enumerate(relevant):
         if policy == "hybrid":
             scores[index] += UTILITY_WEIGHT * (counts.get(candidate.procedure.id, Counts()).utility - 0.5)
@@ -99,7 +103,7 @@ def rank(
 
 def is_relevant(candidate: Candidate, *, task: str, error: str, floor: float | None) -> bool:
     """Whether a procedure is about the task, or has met the error; a wrong procedure costs more than none."""
-    if error and keys.coverage(error, candidate.procedure.searched_errors) >= COVERED:
+    if error and _has_met(candidate.procedure, error):
         return True
     covered = keys.coverage(task, candidate.procedure.searched_text)
     if floor is None:
@@ -107,13 +111,21 @@ def is_relevant(candidate: Candidate, *, task: str, error: str, floor: float | N
     return (candidate.dense or 0.0) >= floor or (covered >= COVERED and len(set(keys.content_words(task))) > 1)
 
 
-def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, with_errors: bool) -> list[float]:
+def _has_met(procedure: Procedure, error: str) -> bool:
+    """Whether a pitfall speaks of this error: most words of one are in the other, however long either is."""
+    if keys.coverage(error, procedure.searched_errors) >= COVERED:
+        return True
+    return any(keys.coverage(p.error, error) >= COVERED for p in procedure.pitfalls)
+
+
+def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, task: str, with_errors: bool) -> list[float]:
     by_view: dict[str, Callable[[Candidate], float | None]] = {
         "dense": lambda c: c.dense,
         "words": lambda c: c.words,
         "phrases": lambda c: c.phrases,
     }
-    weights = {"query": {"dense": 1.0}, "avefact": {"phrases": 1.0}}.get(policy, WEIGHTS)
+    hybrid = {**WEIGHTS, "words": WEIGHTS["words"] * trust_in_words(candidates, task)}
+    weights = {"query": {"dense": 1.0}, "avefact": {"phrases": 1.0}}.get(policy, hybrid)
     totals = [0.0] * len(candidates)
     for view, weight in weights.items():
         for i, value in enumerate(scaled([by_view[view](c) for c in candidates])):
@@ -122,6 +134,18 @@ def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, with_err
         for i, value in enumerate(scaled([c.errors for c in candidates])):
             totals[i] += ERROR_WEIGHT * value
     return totals
+
+
+def trust_in_words(candidates: Sequence[Candidate], task: str) -> float:
+    """How far full text is to be trusted for this task, in [0, 1]: by what the best of its list cover of the task.
+
+    Where there is nothing else, it is trusted.
+    """
+    if all(c.dense is None for c in candidates):
+        return 1.0
+    found = sorted((c for c in candidates if c.words is not None), key=lambda c: -(c.words or 0.0))[:LOOKED_AT]
+    covered = max((keys.coverage(task, c.procedure.searched_text) for c in found), default=0.0)
+    return float(covered**TRUST_IN_WORDS)
 
 
 def scaled(values: Sequence[float | None]) -> list[float]:

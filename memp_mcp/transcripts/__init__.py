@@ -110,7 +110,7 @@ def _file(path: Path) -> Path:
     return path
 
 
-def _values(known: Format, document: object, path: Path, number: int) -> Iterator[Any]:
+def _values(known: Format, document: object, path: Path, number: int) -> Iterator[Trajectory | Exported | Skipped]:
     if not known.recognises(document):
         yield Skipped(path, number, "It is JSON, but not of the format of this file.")
         return
