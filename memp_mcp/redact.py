@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -145,8 +146,17 @@ def _prefixed(slot: str, prefixes: str, rest: str) -> _Pattern:
     return _Pattern(slot, starts, re.compile(f"(?P<s>(?:{'|'.join(map(re.escape, starts))}){rest})"))
 
 
-_TOKENS = tuple(_prefixed(*row) for row in _PREFIXED)
-_PLACES = tuple(_Pattern(slot, (anchor,), re.compile(regex)) for slot, anchor, regex in _PLACED)
+def _by_anchor(patterns: Iterable[_Pattern]) -> tuple[tuple[str, _Pattern], ...]:
+    return tuple((anchor, pattern) for pattern in patterns for anchor in pattern.anchors)
+
+
+def _possible(anchored: tuple[tuple[str, _Pattern], ...], text: str) -> Iterable[_Pattern]:
+    """The patterns of which *text* holds an anchor, each once: nearly always none, and quickly so."""
+    return dict.fromkeys([pattern for anchor, pattern in anchored if anchor in text])
+
+
+_TOKENS = _by_anchor(_prefixed(*row) for row in _PREFIXED)
+_PLACES = _by_anchor(_Pattern(slot, (anchor,), re.compile(regex)) for slot, anchor, regex in _PLACED)
 _NAMES = ("pass", "pwd", "secret", "token", "credential", "key", "sharedaccesssignature")
 
 
@@ -162,13 +172,11 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return *text* with each secret replaced by its slot; what holds none comes back as it is."""
-        for pattern in _TOKENS:
-            if any(anchor in text for anchor in pattern.anchors):
-                text = pattern.regex.sub(partial(self._token, pattern.slot), text)
+        for pattern in _possible(_TOKENS, text):
+            text = pattern.regex.sub(partial(self._token, pattern.slot), text)
         lowered = text.lower()
-        for pattern in _PLACES:
-            if pattern.anchors[0] in lowered:
-                text = pattern.regex.sub(partial(self._placed, pattern.slot), text)
+        for pattern in _possible(_PLACES, lowered):
+            text = pattern.regex.sub(partial(self._placed, pattern.slot), text)
         if any(name in lowered for name in _NAMES):
             text = _FLAG.sub(self._named, _NAMED.sub(self._named, text))
         return self._known(text)

@@ -19,6 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeVar
 
@@ -49,6 +50,7 @@ from memp_mcp.tables import (
     one_of,
     procedure_row,
     quoted,
+    starts_with,
     sync_folder,
     trajectory_row,
     version_id,
@@ -187,8 +189,7 @@ class Store:
     def without_vectors(self, limit: int = 1000) -> list[Procedure]:
         """Current procedures, not retired, that have no vector yet."""
         missing = "vector IS NULL AND " if "vector" in self._tables.columns("procedures") else ""
-        rows = self._tables.rows("procedures", ["body"], where=missing + _LIVE, newest="created_at", limit=limit)
-        return self._parsed(Procedure, rows)
+        return self._newest(missing + _LIVE, limit)
 
     def set_vectors(self, vectors: Mapping[str, Vectors]) -> None:
         """Fill in the vectors of procedures that are stored, by id."""
@@ -345,8 +346,9 @@ class Store:
             heads = self._heads()
             procedures = self._revisions(heads)
             rows = [{**procedure_row(p), **kept.get((p.id, p.revision), {})} for p in procedures]
-            strays = {r["id"] for r in self._tables.rows("procedures", ["id"])} - heads.keys()
-            self._tables.delete("procedures", one_of("id", strays))
+            shown = Counter(row["id"] for row in self._tables.rows("procedures", ["id"]))
+            wrong = [i for i, times in shown.items() if times > 1 or i not in heads]
+            self._tables.delete("procedures", one_of("id", wrong))
             self._tables.upsert(rows, newer_only=False)
             return len(rows)
 
@@ -356,7 +358,7 @@ class Store:
             names = [c for c in self._tables.columns("procedures") if c not in {"doc", "errors"}]
             rows = self._tables.rows("procedures", names)
         except StoreDamaged:
-            self._tables.recreate("procedures")
+            self._tables.make("procedures")
             if meta.dimension:
                 self._tables.give_vectors(meta.dimension)
             return {}
@@ -409,8 +411,7 @@ class Store:
     ) -> list[Procedure]:
         """Current revisions, the latest changed first."""
         where = _all_equal(status=status, project=project)
-        rows = self._tables.rows("procedures", ["body"], where=where, newest="created_at", limit=limit, offset=offset)
-        return self._parsed(Procedure, rows)
+        return self._newest(where, limit, offset)
 
     def history(self, procedure_id: str) -> list[Procedure]:
         """All revisions, oldest first; empty when the procedure is unknown."""
@@ -436,6 +437,11 @@ class Store:
         rows = self._rows_by_id("events", ["trajectory_id", "kind"], ids, key="trajectory_id")
         recorded = {row["trajectory_id"] for row in rows if row["kind"] == "recorded"}
         return self._ids("trajectories", recorded)
+
+    def ids_starting(self, prefix: str, *, kind: Literal["procedure", "trajectory"], limit: int) -> list[str]:
+        """Ids of current procedures, or of trajectories, that start with *prefix*, in their order."""
+        name: TableName = "procedures" if kind == "procedure" else "trajectories"
+        return sorted(row["id"] for row in self._tables.rows(name, ["id"], where=starts_with("id", prefix)))[:limit]
 
     def unfinished(self, limit: int = 1000) -> list[str]:
         """Trajectories that are stored without what was to follow from them: the process died in between."""
@@ -643,14 +649,13 @@ class Store:
         with explained(self.directory), self._locked():
             if (self.directory / "meta.json").exists():
                 return
+            if any(self._tables.exists(name) and self._tables.count(name) for name in SCHEMAS):
+                raise StoreDamaged(
+                    f"{self.directory} has tables but no meta.json, which says what wrote them. Put it back from "
+                    "a copy, or set MEMP_HOME to another directory. Nothing was changed."
+                )
             for name in SCHEMAS:
-                if not self._tables.exists(name):
-                    self._tables.create(name)
-                elif self._tables.count(name):
-                    raise StoreDamaged(
-                        f"{self.directory} has tables but no meta.json, which says what wrote them. Put it back from "
-                        "a copy (`memp-mcp doctor` says more), or set MEMP_HOME to another directory."
-                    )
+                self._tables.make(name)
             self._tables.settle()
             self._write_meta(_Meta(format=FORMAT, id=str(uuid.uuid4()), program=__version__))
 
@@ -697,6 +702,14 @@ class Store:
             return self._tables.rows(name, columns)
         chunks = _chunks(ids, _BATCH)
         return [row for chunk in chunks for row in self._tables.rows(name, columns, where=one_of(key, chunk))]
+
+    def _newest(self, where: str, limit: int, offset: int = 0) -> list[Procedure]:
+        # sorted here: LanceDB's own ordering fails on columns that are not selected, and then not always
+        keys = self._tables.rows("procedures", ["created_at", "id"], where=where)
+        newest_first = sorted(sorted(keys, key=itemgetter("id")), key=itemgetter("created_at"), reverse=True)
+        ids = [row["id"] for row in newest_first[offset : offset + limit]]
+        found = self.procedures(ids)
+        return [found[i] for i in ids if i in found]
 
     def _stream(self, name: TableName, kind: type[_V], order: Sequence[str], size: int) -> Iterator[_V]:
         key = SCHEMAS[name].names[0]
@@ -782,8 +795,8 @@ def _visible(projects: Collection[str]) -> str:
     return f"{_LIVE} AND {one_of('project', projects)}"
 
 
-def _all_equal(**wanted: str | None) -> str | None:
-    return " AND ".join(f"{name} = {quoted(value)}" for name, value in wanted.items() if value is not None) or None
+def _all_equal(**wanted: str | None) -> str:
+    return " AND ".join(f"{name} = {quoted(value)}" for name, value in wanted.items() if value is not None) or "true"
 
 
 def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:

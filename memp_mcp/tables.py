@@ -25,7 +25,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import lancedb
 import pyarrow as pa
 from lancedb.index import FTS
-from lancedb.query import ColumnOrdering, MatchQuery
+from lancedb.query import MatchQuery
 
 from memp_mcp.errors import StoreDamaged, StoreError, StoreFull
 from memp_mcp.models import Event, Procedure, Trajectory, storable
@@ -38,12 +38,13 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
-_KEEP = timedelta(seconds=60)
+_KEEP = timedelta(seconds=10)
 """How long a superseded version of a table stays readable; a reader that is later than that starts again."""
 _NOW = timedelta(milliseconds=1)
 """Not zero, which makes LanceDB warn on stderr."""
 _FRAGMENTS = 32
 _VERSIONS = 50
+_HINT = "latest_version_hint.json"
 _QUERY_CHARACTERS = 4_000
 _TASK_CHARACTERS = 4_000
 _KEY = {"lance-schema:unenforced-primary-key": "true"}  # without it, merges of one new key can insert it twice
@@ -134,6 +135,11 @@ def one_of(column: str, values: Collection[str]) -> str:
     return f"{column} IN ({', '.join(quoted(v) for v in sorted(set(values)))})" if values else "false"
 
 
+def starts_with(column: str, prefix: str) -> str:
+    """The filter that keeps the rows whose *column* begins with *prefix*."""
+    return f"starts_with({column}, {quoted(prefix)})"
+
+
 @contextmanager
 def explained(directory: Path) -> Iterator[None]:
     """Raise what LanceDB and the file system raise as the StoreError that says what to do about it."""
@@ -190,7 +196,7 @@ class Tables:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self._opened: dict[TableName, Table] = {}
-        self._synced: dict[TableName, set[Path]] = {}
+        self._synced: dict[TableName, set[str]] = {}
         self._touched: set[TableName] = set()
         # Every read sees the latest commit of any process. The default caches may grow to 7 GB.
         self._db: Any = lancedb.connect(
@@ -202,19 +208,17 @@ class Tables:
     # --- there or not
 
     def exists(self, name: TableName) -> bool:
-        """Whether the table has a directory; it may still be unreadable."""
-        return self._path(name).is_dir()
+        """Whether the table was ever committed; it may still be unreadable."""
+        return (self._path(name) / "_versions").is_dir()
 
-    def create(self, name: TableName) -> None:
-        """Make an empty table with its full-text indexes."""
-        self._opened[name] = self._db.create_table(name, schema=SCHEMAS[name])
-        self.index(name)
-
-    def recreate(self, name: TableName) -> None:
-        """Throw a table away, readable or not, and make an empty one."""
+    def make(self, name: TableName) -> None:
+        """Make an empty table with its full-text indexes; throw away what is there, readable or not."""
         self._opened.pop(name, None)
-        shutil.rmtree(self._path(name), ignore_errors=True)  # absent is as good; a failure shows in the next line
-        self.create(name)
+        with explained(self._directory):
+            if self._path(name).exists():
+                shutil.rmtree(self._path(name))
+            self._opened[name] = self._db.create_table(name, schema=SCHEMAS[name])
+        self.index(name)
 
     def index(self, name: TableName) -> None:
         """Build the full-text indexes anew, over every row."""
@@ -237,30 +241,9 @@ class Tables:
         """Number of rows."""
         return int(self._read(name, lambda t: t.count_rows()))
 
-    def rows(
-        self,
-        name: TableName,
-        columns: Sequence[str],
-        *,
-        where: str | None = None,
-        newest: str = "",
-        limit: int | None = None,
-        offset: int = 0,
-    ) -> list[Row]:
-        """The rows that *where* keeps; the newest first by the column *newest*, then by id, when it is given."""
-
-        def scan(table: Table) -> list[Row]:
-            query = table.search().select(list(columns))
-            if where:
-                query = query.where(where)
-            if newest:
-                query = query.order_by([_by(newest, ascending=False), _by("id", ascending=True)])
-            if limit is not None:
-                query = query.limit(limit).offset(offset)
-            found: list[Row] = query.to_arrow().to_pylist()
-            return found
-
-        return self._read(name, scan)
+    def rows(self, name: TableName, columns: Sequence[str], *, where: str = "true") -> list[Row]:
+        """The rows that *where* keeps, in no order."""
+        return self._read(name, lambda t: t.search().where(where).select(list(columns)).to_arrow().to_pylist())
 
     def nearest(self, vector: Sequence[float], column: VectorColumn, *, where: str, limit: int) -> list[Row]:
         """Procedures by `_distance`: cosine distance for `vector`, 1 - dot product for `phrases`; nearest first."""
@@ -393,11 +376,12 @@ class Tables:
 
     def _sync(self, name: TableName) -> None:
         known = self._synced.get(name, set())
-        files: set[Path] = set()
-        for folder, _, names in os.walk(self._path(name)):
-            here = {Path(folder, n) for n in names}
+        files: set[str] = set()
+        for folder, folders, names in os.walk(self._path(name)):
+            folders[:] = [f for f in folders if f != "_transactions"]  # no reader needs those
+            here = {os.path.join(folder, n) for n in names if not n.endswith(_HINT)}  # noqa: PTH118 - 3x the speed
             for path in here - known:
-                sync_file(path)
+                sync_file(Path(path))
             if here - known:
                 sync_folder(Path(folder))
             files |= here
@@ -449,7 +433,3 @@ def sync_folder(path: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-def _by(column: str, *, ascending: bool) -> ColumnOrdering:
-    return ColumnOrdering(column_name=column, ascending=ascending)

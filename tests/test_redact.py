@@ -290,10 +290,10 @@ def test_nothing_in_the_alfworld_runs_is_taken_for_a_secret() -> None:
 )
 def test_real_coding_sessions_stay_as_they_are(archive: str, suffix: str) -> None:
     """They hold hashes, UUIDs, request ids, token counts and code about tokens, but no secret."""
-    texts = list(_archived(DATA / "transcripts" / archive, suffix))
+    texts = set(_archived(DATA / "transcripts" / archive, suffix))
     changed = [text for text in texts if Redactor().text(text) != text]
     print(f"{archive}: {len(changed)} of {len(texts):,} texts changed")  # noqa: T201 - the figure is the report
-    assert len(texts) > 3_000
+    assert len(texts) > 1_000
     assert changed == []
 
 
