@@ -6,6 +6,7 @@ The house, in the order in which a request walks through it; imports run the sam
     front.py      the first half second: answers the MCP handshake by handshake.py from catalogue.json, then hands
                   over to stdio.py; catalogue.py makes that file from what the SDK's server says
     cli.py        argv + environment → Settings → Memory → serve | import | export | show …; the only composer
+    demo.py       memp-mcp demo: one agent fails, a second one succeeds, all of it for real
     server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
     archive.py    the memory in bulk: import, export, cold start, rebuild
@@ -21,9 +22,9 @@ The house, in the order in which a request walks through it; imports run the sam
     evidence.py   what code alone can read off a trajectory: failed steps, transient faults, detours
     keys.py       what a text is looked up by: tokens, key phrases
     llm.py        LLM protocol; Anthropic; OpenAI-compatible (GPT, Qwen, a local server)
-    embedder.py   Embedder protocol and the real ones
+    embedder.py   Embedder protocol and the real ones; minilm.py the default one's forward pass, in numpy
     redact.py     secrets out, before anything is stored
-    store.py      LanceDB: tables, lock, freshness, compaction
+    store.py      the memory on disk: lock, commits, recovery; tables.py LanceDB itself, rows and filters
     settings.py   MEMP_* → one frozen Settings
     models.py     Step, Trajectory, Reward, Procedure, Change, Event …
     errors.py     the MempError tree

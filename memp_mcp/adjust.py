@@ -178,9 +178,7 @@ def revise(
 
 
 def _remarks(diagnosis: str, correction: Correction, edits: Sequence[Edit]) -> tuple[str, ...]:
-    """What to warn of: the caller's own pitfalls, else the diagnosis, else what to do instead; the fix itself is in
-    the script.
-    """
+    """What to warn of: the caller's own pitfalls, else the diagnosis, else what to do instead."""
     if correction.pitfalls or diagnosis:
         return correction.pitfalls or (build.cut(diagnosis, MAX_EDIT_LENGTH),)
     instead = "; ".join(e.text for e in edits if e.text)

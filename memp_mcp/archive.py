@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from memp_mcp import __version__, build, judge, keys, revisions, transcripts
+from memp_mcp import __version__, build, judge, keys, redact, revisions, transcripts
 from memp_mcp.errors import EmbedderError, LLMFailed, MempError, StaleRevision
 from memp_mcp.memory import Memory
 from memp_mcp.models import BuildPolicy, Change, Commit, Event, Procedure, Trajectory, UpdatePolicy, Value, new_id
@@ -75,7 +75,7 @@ def import_files(
     exported: list[Trajectory | Procedure | Event] = []
     for path in paths:
         for chunk in _chunks(transcripts.read(path, source_format=source_format)):
-            exported += [item.value for item in chunk if isinstance(item, Exported)]
+            exported += [_without_secrets(item.value) for item in chunk if isinstance(item, Exported)]
             total = _added(total, skipped=tuple(str(i) for i in chunk if isinstance(i, Skipped)))
             new = [i for i in chunk if isinstance(i, Trajectory)]
             recorded = memory.record_all(new, build_policy=build_policy, update_policy=update_policy, advance=advance)
@@ -97,6 +97,13 @@ def _chunks(items: Iterable[Trajectory | Exported | Skipped]) -> Iterator[list[T
     iterator = iter(items)
     while chunk := list(itertools.islice(iterator, CHUNK)):
         yield chunk
+
+
+def _without_secrets(value: Trajectory | Procedure | Event) -> Trajectory | Procedure | Event:
+    """The value as it may be stored; an export of this program has no secrets left and stays as it is."""
+    if isinstance(value, Trajectory):
+        return redact.redact_trajectory(value)[0]
+    return redact.redact_value(value)[0]
 
 
 def _added(total: Imported, **more: int | tuple[str, ...]) -> Imported:

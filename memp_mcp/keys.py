@@ -36,9 +36,9 @@ def content_words(text: str) -> list[str]:
 
 def stem(word: str) -> str:
     """Strip an English plural or verb ending; any other word stays as it is."""
-    if len(word) > 4 and word.isascii() and word.isalpha():
+    if len(word) > 3 and word.isascii() and word.isalpha():
         for ending, kept in (("ies", "y"), ("sses", "ss"), ("shes", "sh"), ("ches", "ch"), ("xes", "x"), ("ing", "")):
-            if word.endswith(ending) and len(word) - len(ending) >= 3:
+            if word.endswith(ending) and len(word) - len(ending) + len(kept) >= 3:
                 return word[: -len(ending)] + kept
         if word.endswith("s") and not word.endswith(("ss", "us", "is")):
             return word[:-1]

@@ -153,9 +153,12 @@ def is_verified(trajectory: Trajectory) -> bool:
 
 
 def spoilt_by_surroundings(trajectory: Trajectory) -> bool:
-    """Whether a failed run's last failed step was a time-out, the network, a permission or the like."""
+    """Whether a failed run ended with a time-out, the network, a missing permission or the like."""
     failed = evidence.failed_steps(trajectory)
-    return bool(failed) and evidence.transient(failed[-1].error) is not None
+    if failed:
+        return evidence.transient(failed[-1].error) is not None
+    ending = (*(s.observation for s in trajectory.steps[-1:]), trajectory.feedback)
+    return any(evidence.transient(text) for text in ending)
 
 
 # -- success: add or merge ----------------------------------------------------------------------------------

@@ -1,0 +1,64 @@
+"""Fixtures: the real default embedder, loaded once, and memories on it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes import ScriptedLLM
+
+from memp_mcp.embedder import BackgroundEmbedder
+from memp_mcp.judge import Rule
+from memp_mcp.memory import Memory
+from memp_mcp.settings import DEFAULT_EMBEDDER, Settings
+from memp_mcp.store import Store
+
+OpenMemory = Callable[..., Memory]
+
+
+@pytest.fixture(scope="session")
+def embedder() -> BackgroundEmbedder:
+    loaded = BackgroundEmbedder(DEFAULT_EMBEDDER)
+    assert loaded.ready(120) is not None, loaded.reason
+    return loaded
+
+
+@pytest.fixture
+def open_memory(tmp_path: Path, embedder: BackgroundEmbedder) -> OpenMemory:
+    """Opens a memory in a directory under tmp_path; the same name opens the same one again."""
+
+    def opened(
+        name: str = "memory",
+        *,
+        llm: ScriptedLLM | None = None,
+        rules: tuple[Rule, ...] = (),
+        background: BackgroundEmbedder | None = None,
+        **settings: Any,
+    ) -> Memory:
+        home = tmp_path / name
+        store = Store.open(home)
+        return Memory(store, background or embedder, Settings(home=home, **settings), llm=llm, rules=rules)
+
+    return opened
+
+
+@pytest.fixture
+def memory(open_memory: OpenMemory) -> Memory:
+    return open_memory()
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def data() -> Path:
+    """Real trajectories and tasks, where they are at hand."""
+    folder = Path(os.environ.get("MEMP_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data: {folder} is not there; set MEMP_TEST_DATA")
+    return folder
