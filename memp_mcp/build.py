@@ -254,7 +254,8 @@ def find_slots(task: str, steps: Sequence[Step]) -> tuple[Slot, ...]:
 def _task_arguments(task: str, actions: Sequence[str]) -> list[str]:
     heads = {word for a in actions for word in keys.words(evidence.head(a))}
     arguments = {word.casefold() for a in actions for word in _raw_words(a)} - heads
-    named_by_task = dict.fromkeys(w for w in _raw_words(task) if w.casefold() not in keys.STOP_WORDS)
+    # A task opens with its verb, which may be a sub-command too: `release publish` is no value of "publish the app".
+    named_by_task = dict.fromkeys(w for w in _raw_words(task)[1:] if w.casefold() not in keys.STOP_WORDS)
     return [w for w in named_by_task if w.casefold() in arguments and len(w) > 2 and not w.isdigit()]
 
 

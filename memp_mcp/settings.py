@@ -45,7 +45,9 @@ class Settings(BaseModel):
     llm_api_key: Annotated[
         str, Field(repr=False, description="Its key; empty: ANTHROPIC_API_KEY or OPENAI_API_KEY.")
     ] = ""
-    llm_timeout: Annotated[float, Field(gt=0, description="Seconds for one of up to three attempts to call the LLM.")] = 60.0
+    llm_timeout: Annotated[
+        float, Field(gt=0, description="Seconds for one of up to three attempts to call the LLM.")
+    ] = 60.0
     llm_daily_tokens: Annotated[int, Field(ge=0, description="Tokens that the LLM may use in a day (UTC).")] = 200_000
     rules: Annotated[Path | None, Field(description="TOML file of judging rules; HOME/rules.toml if unset.")] = None
     lock_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for other writers.")] = 30.0

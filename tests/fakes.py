@@ -8,6 +8,7 @@ from typing import Self, TypeVar
 
 from pydantic import BaseModel
 
+from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import LLMFailed
 from memp_mcp.llm import Budget
 
@@ -45,3 +46,18 @@ class ScriptedLLM:
             raise LLMFailed(self.name, said)
         content = said.model_dump() if isinstance(said, BaseModel) else said
         return answer.model_validate(content)
+
+
+class NoEmbedder(BackgroundEmbedder):
+    """An embedder that never comes."""
+
+    def start(self) -> None:
+        """Load nothing."""
+
+    def ready(self, wait: float) -> None:  # noqa: ARG002 - there is nothing to wait for
+        """It is not there."""
+
+    @property
+    def reason(self) -> str:
+        """Why it is not there."""
+        return "still loading"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from builders import judged, lost, steps, trajectory, won
 from conftest import OpenMemory
-from fakes import ScriptedLLM
+from fakes import NoEmbedder, ScriptedLLM
 
 from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import BadInput, EmbedderError, NotFound
@@ -95,9 +95,7 @@ def test_a_recall_sees_the_callers_project_and_what_is_shared_and_nothing_else(m
 
 
 def test_while_the_embedder_is_not_there_words_find_it_and_the_reason_is_told(open_memory: OpenMemory) -> None:
-    missing = BackgroundEmbedder("no-such-folder/no-such-model")
-    memory = open_memory(background=missing, recall_wait=0.0)
-    missing.ready(60)
+    memory = open_memory(background=NoEmbedder("none"), recall_wait=0.0)
     recorded = memory.record(PUBLISH)
 
     found = memory.recall("publish version 9 of the shop")
@@ -110,9 +108,7 @@ def test_while_the_embedder_is_not_there_words_find_it_and_the_reason_is_told(op
 
 
 def test_vectors_that_were_missing_are_made_when_the_embedder_is_there(open_memory: OpenMemory) -> None:
-    missing = BackgroundEmbedder("no-such-folder/no-such-model")
-    missing.ready(60)
-    open_memory(background=missing).record(PUBLISH)
+    open_memory(background=NoEmbedder("none")).record(PUBLISH)
 
     found = open_memory().recall("make the newest shop available to customers: publish it")
 

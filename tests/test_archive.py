@@ -1,0 +1,211 @@
+"""The memory in bulk: import, export, cold start, rebuild."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from builders import lost, trajectory, won
+from conftest import OpenMemory
+from fakes import NoEmbedder, ScriptedLLM
+
+from memp_mcp.archive import bootstrap, export, import_files, problems, rebuild
+from memp_mcp.errors import BadInput, EmbedderError
+from memp_mcp.memory import Memory
+from memp_mcp.models import Commit, Trajectory
+from memp_mcp.reflect import Report
+from memp_mcp.transcripts import Exported, Skipped, read
+
+
+def write(path: Path, *told: Trajectory | str) -> Path:
+    """A file in the project's own format, one trajectory or raw text a line."""
+    fields = {"task", "steps", "outcome", "reward", "project", "client", "model", "key"}
+    lines = [t if isinstance(t, str) else t.model_dump_json(include=fields) for t in told]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return path
+
+
+def lived(memory: Memory) -> Memory:
+    """A memory that has seen recording, recalling, failing and reflecting."""
+    memory.record(won("publish the shop", "release build", "release publish"))
+    recall = memory.recall("publish the shop")
+    memory.record(lost("publish the shop again", ("release build", "error: x\n[exit code 1]"), recall_id=recall.id))
+    memory.reflect(Report(task="publish the shop", error="error: x", diagnosis="clean first", correction="+s0: clean"))
+    memory.record(won("sweep the floor", "take the broom", "sweep"))
+    return memory
+
+
+def contents(memory: Memory) -> list[str]:
+    return list(export(memory))[1:]
+
+
+def test_an_export_is_taken_over_without_a_loss_and_once(open_memory: OpenMemory, tmp_path: Path) -> None:
+    source = lived(open_memory("source"))
+    file = tmp_path / "memory.jsonl"
+    file.write_text("\n".join(export(source)), encoding="utf-8")
+    target = open_memory("target")
+
+    first, again = import_files(target, [file]), import_files(target, [file])
+
+    assert contents(target) == contents(source)
+    assert (first.stored, again.stored, again.stored_before) == (3, 0, 3)
+    ids = [p.id for p in source.list_procedures()]
+    assert target.store.counts(ids) == source.store.counts(ids)
+    assert [m.procedure.id for m in target.recall("publish the shop").matches]
+    assert problems(target) == []
+
+
+def test_two_memories_become_one(open_memory: OpenMemory, tmp_path: Path) -> None:
+    mine, other = open_memory("mine"), open_memory("other")
+    mine.record(won("sweep the floor", "sweep"))
+    other.record(won("brew tea", "boil water"))
+    file = tmp_path / "other.jsonl"
+    file.write_text("\n".join(export(other)), encoding="utf-8")
+
+    import_files(mine, [file])
+
+    assert {p.title for p in mine.list_procedures()} == {"sweep the floor", "brew tea"}
+
+
+def test_secrets_of_a_foreign_export_stay_out(memory: Memory, tmp_path: Path) -> None:
+    secret = "ghp_" + "a1B2" * 9
+    told = won("push", f"git push {secret}")
+    file = tmp_path / "x.jsonl"
+    file.write_text(json.dumps({"memp": 1, "kind": "trajectory", "value": json.loads(told.model_dump_json())}))
+
+    import_files(memory, [file])
+
+    assert all(secret not in line for line in contents(memory))
+
+
+def test_a_broken_line_costs_itself_alone(memory: Memory, tmp_path: Path) -> None:
+    good, other = won("sweep the floor", "sweep"), won("brew tea", "boil water")
+    file = write(
+        tmp_path / "t.jsonl", good, '{"task": "x", "steps": [{"act', '{"task": "", "steps": [{"action": "a"}]}', other
+    )
+    ticks: list[int] = []
+
+    done = import_files(memory, [file], advance=ticks.append)
+
+    assert (done.read, done.stored, done.added, len(done.skipped)) == (2, 2, 2, 2)
+    assert sum(ticks) == 2
+    assert import_files(memory, [file]).stored_before == 2
+
+
+def test_an_unknown_format_is_refused_naming_the_known(memory: Memory, tmp_path: Path) -> None:
+    file = tmp_path / "x.txt"
+    file.write_text('{"hello": 1}\n')
+
+    with pytest.raises(BadInput, match="Known formats"):
+        import_files(memory, [file])
+
+
+@pytest.mark.parametrize(("policy", "procedures"), [("vanilla", 2), ("validation", 1), ("adjustment", 1)])
+def test_the_update_policy_of_an_import_can_be_chosen(
+    memory: Memory, tmp_path: Path, policy: str, procedures: int
+) -> None:
+    file = write(tmp_path / "t.jsonl", won("sweep", "sweep"), lost("brew tea", ("boil", "error: dry")))
+
+    import_files(memory, [file], update_policy=policy)  # type: ignore[arg-type]  # given as text
+
+    assert len(memory.list_procedures()) == procedures
+
+
+def test_a_cold_start_keeps_the_best_trajectory_of_each_task_and_says_why(memory: Memory, tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "t.jsonl",
+        won("brew tea", "find a kettle", "boil water", "pour"),
+        won("Brew the tea.", "boil water", "pour"),
+        lost("brew tea", "pour"),
+        trajectory("sing", "la la", outcome="unknown"),
+    )
+
+    report = bootstrap(memory, [file], advance=lambda _: None)
+
+    assert [(k.kept, k.steps) for k in report if "tea" in k.task] == [(True, 2), (False, 3), (False, 1)]
+    assert [k.reason for k in report] == [
+        "the best of its task", "another trajectory of this task scored higher or took fewer steps",
+        "it did not succeed", "nobody could judge it",
+    ]  # fmt: skip
+    assert [p.title for p in memory.list_procedures()] == ["Brew the tea."]
+    assert sum(k.kept for k in bootstrap(memory, [file], keep=2)) == 2
+
+
+def test_a_cold_start_lets_an_llm_judge_and_survives_its_failure(open_memory: OpenMemory, tmp_path: Path) -> None:
+    file = write(tmp_path / "t.jsonl", trajectory("sing", "la", outcome="unknown"))
+
+    [good] = bootstrap(open_memory(llm=ScriptedLLM({"score": 0.9, "reason": "in tune"}, "x")), [file])
+    [bad] = bootstrap(open_memory("b", llm=ScriptedLLM("out of budget")), [file])
+
+    assert (good.score, good.judged_by) == (0.9, "llm:scripted:llm")
+    assert "out of budget" in bad.reason
+
+
+def test_a_rebuild_changes_nothing_that_is_sound(memory: Memory) -> None:
+    lived(memory)
+    before = contents(memory)
+
+    done = rebuild(memory, embed=True, distil=True, advance=lambda _: None)
+
+    assert contents(memory) == before
+    assert (done.current, done.embedded, done.distilled, done.kept_as_they_are) == (2, 2, (), 2)
+
+
+def test_a_rebuild_finishes_what_a_crash_left(memory: Memory) -> None:
+    told = won("sweep the floor", "sweep")
+    memory.store.merge_in([told], [], [])
+    assert problems(memory)
+
+    done = rebuild(memory)
+
+    assert done.finished == 1
+    assert [p.title for p in memory.list_procedures()] == ["sweep the floor"]
+    assert problems(memory) == []
+
+
+def test_distilling_again_writes_new_scripts_but_leaves_corrections_alone(open_memory: OpenMemory) -> None:
+    lived(open_memory())
+    draft = {"title": "Sweep", "when_to_use": "a floor is dirty", "script": ["take a broom", "sweep {room}"]}
+    memory = open_memory(llm=ScriptedLLM(draft, {**draft, "script": ["release all"]}, draft))
+
+    done = rebuild(memory, distil=True)
+    everything = rebuild(memory, distil=True, everything=True)
+
+    assert [c.procedure.title for c in done.distilled] == ["Sweep"]
+    assert done.kept_as_they_are == 1
+    assert len(everything.distilled) == 2
+
+
+def test_vectors_of_another_embedder_are_replaced_on_request(open_memory: OpenMemory) -> None:
+    memory = open_memory("m")
+    memory.store.adopt("another-model", 8)
+    memory.record(won("sweep the floor", "sweep"))
+    assert any("another-model" in p for p in problems(memory))
+
+    rebuild(memory, embed=True)
+
+    fresh = open_memory("m")
+    assert fresh.recall("sweep the floor").found == "hybrid"
+    assert problems(fresh) == []
+    with pytest.raises(EmbedderError, match="still loading"):
+        rebuild(open_memory("m", background=NoEmbedder("none")), embed=True)
+
+
+def test_the_real_trajectories_are_imported(memory: Memory, data: Path) -> None:
+    done = import_files(memory, [data / "retrieval" / "agentinstruct_trajectories.json"])
+
+    assert (done.read, done.stored, done.skipped) == (336, 336, ())
+    assert done.added + done.merged + done.other_changes == 336
+    values = [
+        v for v in read(data / "retrieval" / "agentinstruct_trajectories.json") if not isinstance(v, Exported | Skipped)
+    ]
+    assert {v.id for v in values} == {t.id for t in memory.store.all_trajectories()}
+
+
+def test_another_processes_commit_is_told_as_stored_before(open_memory: OpenMemory) -> None:
+    memory, other = open_memory(), open_memory()
+    told = won("sweep the floor", "sweep")
+    other.store.apply(Commit(op_id=told.id, trajectory=told))
+
+    assert memory.record(told).already_stored
