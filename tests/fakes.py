@@ -54,7 +54,7 @@ class NoEmbedder(BackgroundEmbedder):
     def start(self) -> None:
         """Load nothing."""
 
-    def ready(self, wait: float) -> None:  # noqa: ARG002 - there is nothing to wait for
+    def ready(self, wait: float) -> None:
         """It is not there."""
 
     @property

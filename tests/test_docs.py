@@ -25,7 +25,7 @@ def table(heading: str) -> list[list[str]]:
 
 def tools() -> list[dict[str, Any]]:
     catalogue = json.loads((ROOT / "memp_mcp" / "catalogue.json").read_text(encoding="utf-8"))
-    [listing] = {json.dumps(r["tools"]) for r in catalogue["results"] if "tools" in r}
+    listing = next(json.dumps(r["tools"]) for r in catalogue["results"] if "tools" in r)
     found: list[dict[str, Any]] = json.loads(listing)
     return found
 

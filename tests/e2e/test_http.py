@@ -49,7 +49,7 @@ def _wait_for(port: int, server: subprocess.Popen[str]) -> None:
 
 
 def refused(port: int, **headers: str) -> int:
-    request = urllib.request.Request(  # noqa: S310 - our own server on loopback
+    request = urllib.request.Request(
         f"http://127.0.0.1:{port}/mcp",
         data=b'{"jsonrpc":"2.0","id":1,"method":"ping"}',
         headers={"Content-Type": "application/json", "Accept": "application/json, text/event-stream", **headers},
