@@ -166,7 +166,11 @@ def test_a_rebuild_finishes_what_a_crash_left(memory: Memory) -> None:
 
 def test_distilling_again_writes_new_scripts_but_leaves_corrections_alone(open_memory: OpenMemory) -> None:
     lived(open_memory())
-    draft = {"title": "Sweep", "when_to_use": "a floor is dirty", "script": ["take a broom", "sweep {room}"]}
+    draft: dict[str, object] = {
+        "title": "Sweep",
+        "when_to_use": "a floor is dirty",
+        "script": ["take a broom", "sweep {room}"],
+    }
     memory = open_memory(llm=ScriptedLLM(draft, {**draft, "script": ["release all"]}, draft))
 
     done = rebuild(memory, distil=True)

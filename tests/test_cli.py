@@ -24,13 +24,16 @@ class Shell:
         self._capsys = capsys
 
     def run(self, *argv: str, code: int = 0, **environ: str) -> str:
+        """What a command prints."""
         assert main(argv, {"MEMP_HOME": str(self.home), **environ}) == code
         return self._capsys.readouterr().out
 
     def data(self, *argv: str, code: int = 0) -> Any:
+        """What a command answers with --json."""
         return json.loads(self.run(*argv, "--json", code=code))
 
     def error(self, *argv: str, **environ: str) -> str:
+        """What a failing command says on stderr."""
         assert main(argv, {"MEMP_HOME": str(self.home), **environ}) == 1
         return self._capsys.readouterr().err
 

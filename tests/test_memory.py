@@ -460,7 +460,8 @@ def test_revisions_can_be_told_apart_and_brought_back(memory: Memory) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["a\x00b", "lone \ud800 surrogate", "'; DROP TABLE procedures; --", '"quoted" AND 1=1', "😀 ﷽ ‮txt", "%_\\"]
+    "text",
+    ["a\x00b", "lone \ud800 surrogate", "'; DROP TABLE procedures; --", '"quoted" AND 1=1', "😀 ﷽ \u202etxt", "%_\\"],
 )
 def test_any_text_is_stored_and_found(memory: Memory, text: str) -> None:
     recorded = memory.record(

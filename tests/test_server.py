@@ -22,7 +22,7 @@ STEPS = [{"action": "release build", "observation": "built"}, {"action": "releas
 
 
 def connect(memory: Memory, era: str = "legacy") -> Client:
-    return Client(build_server(lambda: memory), mode=era)  # type: ignore[arg-type]  # eras are given as text
+    return Client(build_server(lambda: memory), mode=era)
 
 
 async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
@@ -102,7 +102,7 @@ async def test_without_an_explanation_the_answer_says_how_to_call_again(memory: 
         ("record_trajectory", {"task": "x", "steps": STEPS, "outcome": "success", "reward": 1.5}, "reward"),
         ("record_trajectory", {"task": "x", "steps": STEPS, "outcome": "well"}, "outcome"),
         ("record_trajectory", {"task": "x", "steps": [{"action": "a", "tool": "b"}], "outcome": "success"}, "tool"),
-        ("record_trajectory", {"task": "x", "steps": STEPS, "outcome": "success", "recall_id": "r_000000000000"}, "recall"),
+        ("record_trajectory", {"task": "x", "steps": STEPS, "outcome": "success", "recall_id": "r_0"}, "recall"),
         ("reflect_failure", {"error": "x"}, "trajectory_id"),
         ("get_procedure", {"id": "p_000000000000"}, "Call recall_procedure"),
         ("get_procedure", {"id": "nonsense"}, "not a procedure id"),

@@ -18,11 +18,17 @@ from memp_mcp.update import Episode, Neighbour, Used, decide, wants_draft
 PUBLISH = procedure("Publish the app", ["run make build", "run make publish"])
 
 
-def learn(told: Trajectory, *, used: tuple[Used, ...] = (), near: tuple[Procedure, ...] = (), policy: str = "adjustment",
-          similarity: float = 0.5) -> list[Change]:  # fmt: skip
+def learn(
+    told: Trajectory,
+    *,
+    used: tuple[Used, ...] = (),
+    near: tuple[Procedure, ...] = (),
+    policy: str = "adjustment",
+    similarity: float = 0.5,
+) -> list[Change]:
     draft = build(told, policy="proceduralization") if wants_draft(told, policy) else None  # type: ignore[arg-type]
     neighbours = tuple(Neighbour(p, similarity) for p in near)
-    return decide(Episode(told, used, neighbours), draft, policy=policy)  # type: ignore[arg-type]  # policies are given as text
+    return decide(Episode(told, used, neighbours), draft, policy=policy)  # type: ignore[arg-type]  # given as text
 
 
 # -- which policy learns from what
@@ -229,8 +235,8 @@ def test_a_line_without_text_is_refused_with_the_form() -> None:
 def test_a_correction_is_read_or_refused(text: str) -> None:
     try:
         parse_correction(text)
-    except BadInput as refused:
-        assert str(refused)
+    except BadInput:
+        return
 
 
 def test_edits_leave_the_names_of_other_steps_alone() -> None:

@@ -57,7 +57,7 @@ VERBS = {
 }  # fmt: skip
 
 
-async def walk(home: Path, say: Say) -> dict[str, Any]:
+async def walk(home: Path, say: Say) -> dict[str, Any]:  # noqa: PLR0915 - a story is read from top to bottom
     """Import, recall for held-out tasks, record, fail, reflect, and recall the correction from another client."""
     say("$ memp-mcp import agentinstruct_trajectories.json")
     say(command(home, "import", str(DATA / "retrieval" / "agentinstruct_trajectories.json")))
@@ -112,7 +112,7 @@ async def walk(home: Path, say: Say) -> dict[str, Any]:
 
 @pytest.mark.anyio
 async def test_a_correction_by_one_client_reaches_another_on_real_data(tmp_path: Path) -> None:
-    if not DATA.is_dir():
+    if not DATA.is_dir():  # noqa: ASYNC240 - before anything runs
         pytest.skip(f"no real data: {DATA} is not there; set MEMP_TEST_DATA")
 
     seen = await walk(tmp_path / "memory", lambda _: None)
