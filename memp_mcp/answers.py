@@ -6,6 +6,7 @@ Most clients show a model either the structured or the text content of a result,
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -154,43 +155,40 @@ def recall_answer(recall: Recall, *, detail: Detail, budget: int) -> RecallAnswe
 
 def _within(answer: RecallAnswer, budget: int) -> RecallAnswer:
     """Shrink from the last procedure upwards: first exemplars go, then whole procedures, then the first one's tail."""
-    cuts: list[str] = []
+    cuts: Counter[str] = Counter()
     note = answer.note
-    while tokens(answer) > budget and answer.procedures:
+    while tokens(answer) > budget:
         last = next((p for p in reversed(answer.procedures) if p.exemplar), None)
         if last is not None:
             last.exemplar = []
-            cuts.append(f"exemplar of {last.id}")
+            cuts["exemplars"] += 1
         elif len(answer.procedures) > 1:
-            cuts.append(answer.procedures.pop().id)
-        elif not _shorten(answer.procedures[0]):
-            break
+            answer.procedures.pop()
+            cuts["procedures"] += 1
+        elif answer.procedures and _shorten(answer.procedures[0]):
+            cuts["lines"] += 1
         else:
-            cuts.append(f"end of {answer.procedures[0].id}")
-        answer.note = "; ".join(
-            filter(None, [note, f"cut to fit: {', '.join(dict.fromkeys(cuts))} (see get_procedure)"])
-        )
+            break
+        told = ", ".join(f"{n} {what}" for what, n in cuts.items())
+        answer.note = "; ".join(filter(None, [note, f"cut to fit: {told}; see get_procedure"]))
     return answer
 
 
 def _shorten(procedure: ProcedureAnswer) -> bool:
     """Take away the least needed part that is left of a procedure; False when there is none."""
-    for field in ("slots", "before"):
-        if getattr(procedure, field):
-            setattr(procedure, field, type(getattr(procedure, field))())
+    for lines in sorted((procedure.script, procedure.pitfalls), key=lambda ls: -sum(map(len, ls))):
+        if len(lines) > 1:
+            lines.pop()
             return True
-    longest = max((procedure.script, procedure.pitfalls), key=lambda lines: sum(map(len, lines)))
-    if len(longest) > 1:
-        longest.pop()
-        return True
-    for field in ("check", "when_not", "when", "title"):
-        text = getattr(procedure, field)
-        if len(text) > 120:
-            setattr(procedure, field, cut(text, 80))
+    for field in ("slots", "before", "when_not", "check", "when"):
+        value = getattr(procedure, field)
+        if value:
+            setattr(procedure, field, type(value)())
             return True
-    if longest and len(longest[0]) > 120:
-        longest[0] = cut(longest[0], 80)
-        return True
+    for lines in (procedure.pitfalls, procedure.script):
+        if lines and len(lines[0]) > 120:
+            lines[0] = cut(lines[0], 80)
+            return True
     return False
 
 
