@@ -76,9 +76,12 @@ def _split(run: list[str]) -> Iterable[str]:
 
 
 def same_task_form(task: str) -> str:
-    """The form in which two wordings are one task: case, punctuation, articles and numbers do not count."""
+    """The form in which two wordings are one task: case, punctuation, articles and numbers do not count.
+
+    A text that has nothing else, such as an emoji, is its own form.
+    """
     kept = ("#" if w.isdigit() else w for w in words(task) if w not in {"a", "an", "the", "some"})
-    return " ".join(kept)
+    return " ".join(kept) or " ".join(task.casefold().split())
 
 
 def mostly_foreign(text: str) -> bool:

@@ -125,7 +125,8 @@ class Trajectory(Value):
         if len(self.steps) > MAX_STEPS:
             msg = f"{len(self.steps):,} steps; the limit is {MAX_STEPS:,}. Split it into the tasks it consists of."
             raise ValueError(msg)
-        size = len(self.task) + sum(len(s.action) + len(s.observation) + len(s.thought) for s in self.steps)
+        size = len(self.task) + len(self.feedback) + sum(map(len, self.script))
+        size += sum(len(s.action) + len(s.observation) + len(s.thought) for s in self.steps)
         if size > MAX_CHARACTERS:
             msg = f"{size:,} characters; the limit is {MAX_CHARACTERS:,}. Shorten the longest observations."
             raise ValueError(msg)

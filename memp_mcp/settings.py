@@ -19,7 +19,7 @@ DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
 class Settings(BaseModel):
     """Everything that can be set. Each field is the environment variable MEMP_<NAME>."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     home: Annotated[Path, Field(description="The directory of the memory.")] = Path("~/.memp")
     project: Annotated[str, Field(description="The project of calls that name none; empty: shared by all.")] = ""
@@ -57,15 +57,15 @@ class Settings(BaseModel):
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str], **given: object) -> Self:
-        """Read MEMP_* names from *environ*; what is *given* (and not None) wins.
+        """Read MEMP_* names from *environ*; what is *given* (and not None) wins. An empty value counts as not set.
 
         Raises:
             BadInput: a name is misspelt or a value cannot be used; the message says which and what would do.
         """
         values: dict[str, object] = {}
         for name, value in environ.items():
-            if name.startswith(PREFIX):
-                values[_field(name)] = value
+            if name.startswith(PREFIX) and (field := _field(name)) and value.strip():
+                values[field] = value
         values.update({k: v for k, v in given.items() if v is not None})
         try:
             return cls.model_validate(values)

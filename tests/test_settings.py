@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from memp_mcp.errors import BadInput, LLMFailed, MempError, NotFound, StaleRevision
-from memp_mcp.models import BadInput as SameBadInput
 from memp_mcp.models import Trajectory, checked_id, stable_id, storable
 from memp_mcp.settings import Settings
 
@@ -38,7 +37,6 @@ def test_the_key_is_never_shown() -> None:
 
 
 def test_errors_carry_what_they_are_about() -> None:
-    assert SameBadInput is BadInput
     assert NotFound("procedure", "p_1", "Recall.").wanted == "p_1"
     assert LLMFailed("x", "no key").reason == "no key"
     stale = StaleRevision("p_1", 2, 3)
@@ -58,5 +56,5 @@ def test_a_trajectory_needs_a_task_and_an_outcome_says_whether_it_succeeded() ->
     with pytest.raises(ValueError, match="must not be empty"):
         Trajectory(task=" ", steps=())
     outcomes = ["success", "failure", "partial", "unknown"]
-    told = [Trajectory(task="x", steps=(), outcome=o).succeeded for o in outcomes]  # type: ignore[arg-type]  # as text
+    told = [Trajectory(task="x", steps=(), outcome=o).succeeded for o in outcomes]
     assert told == [True, False, False, None]
