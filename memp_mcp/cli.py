@@ -98,6 +98,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
         serve_stdio(lambda: _runner(settings))
     from memp_mcp.server import serve_http  # noqa: PLC0415 - imports the SDK
 
+    sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}/mcp\n")
     serve_http(compose(lambda: settings), host=options.host, port=options.port)
     return Answer(None, [])
 
@@ -142,7 +143,7 @@ def _export(options: argparse.Namespace, settings: Settings) -> Answer:
 
     lines = 0
     with options.file.open("w", encoding="utf-8") if options.file else nullcontext(sys.stdout) as out:
-        for line in export(_open(settings)):
+        for line in export(_open(settings, salvage=True)):
             out.write(line + "\n")
             lines += 1
     return Answer({"lines": lines}, [f"{lines} lines written to {options.file}"] if options.file else [])
@@ -275,7 +276,11 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
 
     with _progress("rebuilding") as advance:
         done = rebuild(
-            _open(settings), embed=options.embed, distil=options.distil, everything=options.all, advance=advance
+            _open(settings, salvage=True),
+            embed=options.embed,
+            distil=options.distil,
+            everything=options.all,
+            advance=advance,
         )
     line = (
         f"{done.current} current procedures written again, {done.finished} unfinished trajectories finished, "
@@ -287,15 +292,15 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
 def _doctor(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
     from memp_mcp.archive import problems  # noqa: PLC0415 - imports LanceDB
 
-    found = problems(_open(settings))
+    found = problems(_open(settings, salvage=True))
     lines = [f"- {p}" for p in found] or ["The memory is sound."]
     return Answer({"problems": found}, lines, UNSOUND if found else OK)
 
 
-def _open(settings: Settings) -> Memory:
+def _open(settings: Settings, *, salvage: bool = False) -> Memory:
     from memp_mcp.memory import Memory  # noqa: PLC0415 - imports LanceDB: two seconds
 
-    return Memory.open(settings)
+    return Memory.open(settings, salvage=salvage)
 
 
 # -- the command line ---------------------------------------------------------------------------------------

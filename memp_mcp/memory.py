@@ -98,8 +98,10 @@ class Memory:
         self._reflector = Reflector(store, self.vectorizer, llm)
 
     @classmethod
-    def open(cls, settings: Settings, *, embedder: BackgroundEmbedder | None = None) -> Self:
+    def open(cls, settings: Settings, *, embedder: BackgroundEmbedder | None = None, salvage: bool = False) -> Self:
         """Open the memory that the settings describe; the embedder starts to load in the background.
+
+        With *salvage*, a damaged memory is opened for what can still be read.
 
         Raises:
             StoreError: the memory on disk cannot be used.
@@ -120,7 +122,7 @@ class Memory:
                 daily_tokens=settings.llm_daily_tokens,
                 ledger=directory / "llm_tokens.json",
             )
-        store = Store.open(directory, lock_timeout=settings.lock_timeout)
+        store = Store.open(directory, lock_timeout=settings.lock_timeout, salvage=salvage)
         return cls(store, embedder, settings, llm=llm, rules=rules)
 
     # -- recall ----------------------------------------------------------------------------------------------

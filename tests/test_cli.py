@@ -173,6 +173,18 @@ def test_a_newer_memory_is_refused_and_left_as_it_is(shell: Shell, procedure_id:
     assert procedure_id
 
 
+def test_a_damaged_table_is_told_exported_around_and_mended(shell: Shell, procedure_id: str) -> None:
+    for file in (shell.home / "procedures.lance" / "data").iterdir():
+        file.write_bytes(b"")
+
+    assert "memp-mcp doctor" in shell.error("search", "publish the shop")
+    assert "memp-mcp rebuild" in shell.run("doctor", code=4)
+    assert procedure_id in shell.run("export")
+    assert "1 current" in shell.run("rebuild", "--embed")
+    assert "sound" in shell.run("doctor")
+    assert procedure_id in shell.run("search", "publish the shop")
+
+
 def test_a_reader_that_goes_away_ends_an_export_quietly(shell: Shell, procedure_id: str) -> None:
     assert procedure_id
     for number in range(3):
