@@ -133,7 +133,7 @@ def _skeleton(
 
 def _from_draft(procedure: Procedure, draft: Draft, author: str) -> Procedure:
     written = tuple(
-        Pitfall(text=p.advice, error=p.error, tentative=False, trajectory_id=procedure.exemplar_id)
+        Pitfall(text=p.advice, error=p.error, tentative=False, trajectory_id=procedure.evidence[-1])
         for p in draft.pitfalls
         if not evidence.transient(p.error)
     )
@@ -218,8 +218,9 @@ def without_recalled(steps: Sequence[Step], recalled: Sequence[Procedure]) -> tu
 
 
 _OWN_TOOL = re.compile(
-    r"""(?:^\W*(?:[\w-]+(?:__|[.:/]\s*))*             # mcp__memp__NAME, memp.NAME, Tool: NAME
-         |\b(?:tool|name)\w*["']?\s*[:=]\s*["'](?:\w+(?:__|[.:/]))?) # call_tool(server="memp", tool="NAME")
+    r"""(?:^\W*(?:[\w.:/-]*(?:__|[.:/]\s*))?                         # mcp__memp__NAME, memp.NAME, Tool: NAME
+         |\b(?:tool|name)\w*["']?\s*[:=]\s*["'](?:\w+(?:__|[.:/]))?  # call_tool(server="memp", tool="NAME")
+         |\bcall(?:[-_ ]tool)?\s+(?:[\w-]+[\s.])?)                   # mcp call memp NAME
         (?:recall_procedure|record_trajectory|reflect_failure|get_procedure|forget_procedure)(?![\w.-])""",
     re.VERBOSE,
 )

@@ -6,6 +6,7 @@ Deterministic and free of models, so that it works before any embedder is there 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
@@ -24,8 +25,11 @@ STOP_WORDS = frozenset(
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, case-folded: identifiers are split; Chinese, Japanese and Korean go by character."""
-    spaced = _CJK.sub(r" \g<0> ", _CAMEL.sub(" ", text))
+    """The words of a text, case-folded: identifiers are split; Chinese, Japanese and Korean go by character.
+
+    However a letter is encoded (é in one code point or in two, full width or half), it is the same letter.
+    """
+    spaced = _CJK.sub(r" \g<0> ", _CAMEL.sub(" ", unicodedata.normalize("NFKC", text)))
     return [match.group().casefold() for match in _WORD.finditer(spaced)]
 
 

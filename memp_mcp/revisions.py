@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from memp_mcp import evidence, keys
@@ -115,13 +116,19 @@ def _same_pitfall(one: Pitfall, other: Pitfall) -> bool:
 
 def step_for(script: Sequence[ScriptStep], action: str) -> str | None:
     """The name of the script's step that this action carries out, or None if no step is like it."""
-    done = set(keys.content_words(action)) | set(keys.words(evidence.head(action)))
+    head = evidence.head(action)
+    done = {*keys.content_words(action), *keys.words(head)}
     best_name, best = None, 0.0
     for step in script:
-        wanted = set(keys.content_words(re.sub(r"\{\w+\}", " ", step.text)))
+        wanted, step_head = _wanted(step.text)
         share = len(wanted & done) / len(wanted) if wanted else 0.0
-        same_head = evidence.head(action).casefold() == evidence.head(step.text).casefold()
-        score = share + 0.5 * same_head
+        score = share + 0.5 * (head.casefold() == step_head)
         if score > best:
             best_name, best = step.name, score
     return best_name if best >= 0.75 else None
+
+
+@lru_cache(maxsize=1024)  # a run of thousands of steps is compared with the same few lines
+def _wanted(line: str) -> tuple[frozenset[str], str]:
+    """The content words of a script's line without its slots, and its verb."""
+    return frozenset(keys.content_words(re.sub(r"\{\w+\}", " ", line))), evidence.head(line).casefold()

@@ -127,8 +127,8 @@ def _roll_back(procedure: Procedure, counts: Counts, parent: Procedure, parent_c
         f"revision {procedure.counted_from} had {counts.successes} successes in {counts.verified} verified uses, worse "
         f"than revision {parent.counted_from} with {parent_counts.successes} in {parent_counts.verified}"
     )
-    kept = {"revision": procedure.revision, "evidence": procedure.evidence, "pitfalls": procedure.pitfalls}
-    snapshot = parent.model_copy(update=kept)
+    kept = ("revision", "evidence", "pitfalls", "tasks", "keywords")
+    snapshot = parent.model_copy(update={name: getattr(procedure, name) for name in kept})
     return revisions.change(snapshot, "roll_back", reason, before=procedure, status="active")
 
 

@@ -1,4 +1,4 @@
-"""Settings: every value checked once, no typo taken for a default."""
+"""Settings: read once, checked once; a typo is an error and never a default."""
 
 from __future__ import annotations
 
@@ -6,55 +6,97 @@ from pathlib import Path
 
 import pytest
 
-from memp_mcp.errors import BadInput, LLMFailed, MempError, NotFound, StaleRevision
-from memp_mcp.models import Trajectory, checked_id, stable_id, storable
-from memp_mcp.settings import Settings
+from memp_mcp.errors import BadInput
+from memp_mcp.settings import DEFAULT_EMBEDDER, Settings
 
 
-def test_the_environment_is_read_and_what_is_given_wins() -> None:
-    settings = Settings.from_env({"MEMP_UPDATE": "vanilla", "MEMP_FLOOR": "0.5", "PATH": "/bin"}, home=Path("x"))
+def test_nothing_has_to_be_set() -> None:
+    read = Settings.from_env({"PATH": "/bin", "HOME": "/root"})
 
-    assert (settings.update, settings.floor, settings.directory) == ("vanilla", 0.5, Path("x"))
-    assert Settings.from_env({"MEMP_HOME": "a"}, home=None).home == Path("a")
+    assert (read.build, read.retrieve, read.update) == ("proceduralization", "hybrid", "adjustment")
+    assert (read.retire_uses, read.retire_below) == (3, 0.5)  # as Memp's own code
+    assert read.llm == ""
+    assert read.embedder == DEFAULT_EMBEDDER
+
+
+def test_the_memory_is_under_the_users_home_whatever_the_client_passes() -> None:
+    """Clients pass different environments; one that sets MEMP_HOME to nothing must not split the memory."""
+    assert Settings.from_env({}).directory == Path.home() / ".memp"
+    assert Settings.from_env({"MEMP_HOME": ""}).directory == Path.home() / ".memp"
+    assert Settings.from_env({"MEMP_HOME": "~/elsewhere"}).directory == Path.home() / "elsewhere"
+
+
+def test_each_kind_of_value_is_read_from_text() -> None:
+    read = Settings.from_env(
+        {"MEMP_HOME": "/data/memp", "MEMP_RETRIEVE": "avefact", "MEMP_FLOOR": "0.4", "MEMP_ANSWER_TOKENS": "800",
+         "MEMP_LOG_LEVEL": "DEBUG", "MEMP_RULES": "/data/rules.toml"}
+    )  # fmt: skip
+
+    assert read.directory == Path("/data/memp")
+    assert (read.retrieve, read.floor, read.answer_tokens, read.log_level) == ("avefact", 0.4, 800, "DEBUG")
+    assert read.rules == Path("/data/rules.toml")
+
+
+def test_what_is_given_wins_over_the_environment_and_none_is_not_given() -> None:
+    read = Settings.from_env({"MEMP_UPDATE": "vanilla", "MEMP_PROJECT": "shop"}, update="validation", project=None)
+
+    assert (read.update, read.project) == ("validation", "shop")
+
+
+def test_an_empty_value_counts_as_not_set() -> None:
+    assert Settings.from_env({"MEMP_FLOOR": "", "MEMP_UPDATE": " "}) == Settings()
 
 
 @pytest.mark.parametrize(
-    ("environ", "told"),
-    [
-        ({"MEMP_UPDAET": "vanilla"}, "Did you mean MEMP_UPDATE"),
-        ({"MEMP_ZZZZ": "1"}, "settings table"),
-        ({"MEMP_UPDATE": "sometimes"}, "MEMP_UPDATE"),
-        ({"MEMP_RETIRE_BELOW": "7"}, "MEMP_RETIRE_BELOW"),
-    ],
+    ("name", "suggested"), [("MEMP_RETREIVE", "MEMP_RETRIEVE"), ("MEMP_LLM_KEY", "MEMP_LLM_API_KEY")]
 )
-def test_what_cannot_be_used_is_refused_by_name(environ: dict[str, str], told: str) -> None:
-    with pytest.raises(BadInput, match=told):
-        Settings.from_env(environ)
+def test_a_misspelt_name_is_an_error_that_names_the_right_one(name: str, suggested: str) -> None:
+    with pytest.raises(BadInput, match=f"no setting {name}. Did you mean {suggested}"):
+        Settings.from_env({name: ""})
 
 
-def test_the_key_is_never_shown() -> None:
-    assert "hush" not in repr(Settings(llm_api_key="hush"))
+def test_a_name_like_no_other_points_to_the_table() -> None:
+    with pytest.raises(BadInput, match="settings table in the README"):
+        Settings.from_env({"MEMP_ZZZZ": "1"})
 
 
-def test_errors_carry_what_they_are_about() -> None:
-    assert NotFound("procedure", "p_1", "Recall.").wanted == "p_1"
-    assert LLMFailed("x", "no key").reason == "no key"
-    stale = StaleRevision("p_1", 2, 3)
-    assert isinstance(stale, MempError)
-    assert (stale.expected, stale.current) == (2, 3)
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("BUILD", "summary"), ("RETRIEVE", "Hybrid"), ("UPDATE", "never"), ("FLOOR", "1.1"), ("FLOOR", "-1.1"),
+     ("FLOOR", "nan"), ("RECALL_WAIT", "-1"), ("RECALL_WAIT", "inf"), ("ANSWER_TOKENS", "199"),
+     ("ANSWER_TOKENS", "many"), ("RETIRE_USES", "0"), ("RETIRE_USES", "2.5"), ("RETIRE_BELOW", "1.5"),
+     ("RETIRE_BELOW", "-0.1"), ("LLM_TIMEOUT", "0"), ("LLM_TIMEOUT", "inf"), ("LLM_DAILY_TOKENS", "-1"),
+     ("LOCK_TIMEOUT", "0"), ("LOCK_TIMEOUT", "inf"), ("LOG_LEVEL", "verbose")],
+)  # fmt: skip
+def test_a_value_out_of_range_is_an_error_that_names_the_setting(name: str, value: str) -> None:
+    with pytest.raises(BadInput, match=f"MEMP_{name}: Input should be") as refused:
+        Settings.from_env({f"MEMP_{name}": value})
+    assert str(refused.value).count("MEMP_") == 1
 
 
-def test_ids_are_checked_and_stable() -> None:
-    with pytest.raises(BadInput, match="not a recall id"):
-        checked_id("recall", "p_000000000000")
-    assert checked_id("procedure", "p_000000000000") == "p_000000000000"
-    assert stable_id("t", "a", "b") != stable_id("t", "ab")
-    assert storable(7) == 7
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("FLOOR", "-1"), ("FLOOR", "1"), ("RECALL_WAIT", "0"), ("ANSWER_TOKENS", "200"), ("RETIRE_USES", "1"),
+     ("RETIRE_BELOW", "0"), ("RETIRE_BELOW", "1"), ("LLM_DAILY_TOKENS", "0")],
+)  # fmt: skip
+def test_the_ends_of_a_range_belong_to_it(name: str, value: str) -> None:
+    assert getattr(Settings.from_env({f"MEMP_{name}": value}), name.lower()) == float(value)
 
 
-def test_a_trajectory_needs_a_task_and_an_outcome_says_whether_it_succeeded() -> None:
-    with pytest.raises(ValueError, match="must not be empty"):
-        Trajectory(task=" ", steps=())
-    outcomes = ["success", "failure", "partial", "unknown"]
-    told = [Trajectory(task="x", steps=(), outcome=o).succeeded for o in outcomes]
-    assert told == [True, False, False, None]
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(BadInput, match=r"MEMP_BUILD: .*; MEMP_RETIRE_USES: ") as refused:
+        Settings.from_env({"MEMP_BUILD": "x", "MEMP_RETIRE_USES": "0"})
+    assert refused.value.__cause__ is None
+
+
+def test_an_unknown_name_that_is_given_is_an_error_too() -> None:
+    with pytest.raises(BadInput, match="MEMP_TYPO: Extra inputs"):
+        Settings.from_env({}, typo=1)
+
+
+def test_the_key_is_shown_nowhere() -> None:
+    assert "sk-secret" not in repr(Settings.from_env({"MEMP_LLM_API_KEY": "sk-secret"}))
+
+
+def test_every_setting_is_explained() -> None:
+    assert all(field.description for field in Settings.model_fields.values())
