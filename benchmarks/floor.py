@@ -1,4 +1,4 @@
-"""Where does relevance end? The floor of an embedder, from real texts (needs ../shared/data or MEMP_TEST_DATA).
+"""Where does relevance end? The floor of an embedder, from real texts (needs ../shared/data or TEST_DATA).
 
 Memory: the 336 ALFWorld tasks of AgentInstruct. Related queries: what people wrote for other games of the same six
 kinds (ALFRED annotations) and the development queries of Proced-mem-bench. Unrelated: travel plans, software issues,
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from memp_mcp.embedder import Embedder, load
 
-DATA = Path(os.environ.get("MEMP_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 REFUSED = 0.95
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
 

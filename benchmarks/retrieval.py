@@ -1,4 +1,4 @@
-"""Which policy finds the right procedure? Every retrieve policy on real tasks (needs ../shared/data or MEMP_TEST_DATA).
+"""Which policy finds the right procedure? Every retrieve policy on real tasks (needs ../shared/data or TEST_DATA).
 
 Two sets. ALFRED: one procedure for each of the 988 task sentences of the training games, looked up by what people and
 templates call the tasks of other games; right is a procedure of the same task type (and, stricter, of the same object
@@ -28,7 +28,7 @@ from memp_mcp.models import Commit, Procedure, Step, Trajectory, new_id
 from memp_mcp.settings import Settings
 from memp_mcp.transcripts import read
 
-DATA = Path(os.environ.get("MEMP_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DEPTH = 64
 RELEVANT = 6.0
 
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args()
     if not DATA.is_dir():
-        sys.exit(f"{DATA} is not there: set MEMP_TEST_DATA to a folder with alfworld/ and retrieval/.")
+        sys.exit(f"{DATA} is not there: set TEST_DATA to a folder with alfworld/ and retrieval/.")
     with tempfile.TemporaryDirectory() as folder:
         results = {
             "alfred": alfred(Path(folder) / "alfred"),

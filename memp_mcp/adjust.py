@@ -20,7 +20,6 @@ from memp_mcp.update import Used
 
 MAX_EDITS = 5
 MAX_EDIT_LENGTH = 400
-UNEXPLAINED = "(cause not known yet)"
 
 PROMPT = """\
 An agent followed a remembered procedure and failed. Say why, and correct the procedure by a few small edits.
@@ -202,12 +201,12 @@ def _remarks(diagnosis: str, correction: Correction, instead: Sequence[str]) -> 
 
 
 def _unexplained(error: str) -> str:
-    return f"Failed with: {build.cut(build.first_line(error), 200)} {UNEXPLAINED}"
+    return f"Failed with: {build.cut(build.first_line(error), 200)} {revisions.UNEXPLAINED}"
 
 
 def _explains(failure: Failure, pitfall: Pitfall) -> bool:
     """Whether a pitfall only says that this very failure happened; an explanation takes its place."""
-    if not pitfall.text.endswith(UNEXPLAINED):
+    if not revisions.is_unexplained(pitfall):
         return False
     same_run = failure.trajectory is not None and failure.trajectory.id == pitfall.trajectory_id
     return same_run or evidence.error_signature(pitfall.text) == evidence.error_signature(_unexplained(failure.error))

@@ -21,6 +21,7 @@ from memp_mcp.record import Recorded
 from memp_mcp.reflect import Reflection
 
 CHARACTERS_A_TOKEN = 4
+MAX_REASON = 200
 
 Detail = Literal["brief", "full"]
 
@@ -146,7 +147,7 @@ NOTHING = "Nothing relevant is remembered: work it out, then call record_traject
 def recall_answer(recall: Recall, *, detail: Detail, budget: int) -> RecallAnswer:
     """A recall within *budget* tokens: best first; what did not fit is named in the note."""
     procedures = [procedure_answer(Known(m.procedure, m.counts), detail=detail, why=m.why) for m in recall.matches]
-    notes = [recall.reason] if recall.reason else []
+    notes = [cut(recall.reason, MAX_REASON)] if recall.reason else []
     if not procedures:
         notes.append(NOTHING)
     answer = RecallAnswer(recall_id=recall.id or "", found=recall.found, procedures=procedures, note="; ".join(notes))
@@ -154,40 +155,59 @@ def recall_answer(recall: Recall, *, detail: Detail, budget: int) -> RecallAnswe
 
 
 def _within(answer: RecallAnswer, budget: int) -> RecallAnswer:
-    """Shrink from the last procedure upwards: first exemplars go, then whole procedures, then the first one's tail."""
+    """Take away what is needed least until the answer fits; the note says how much of what went."""
     cuts: Counter[str] = Counter()
     note = answer.note
-    while tokens(answer) > budget:
-        last = next((p for p in reversed(answer.procedures) if p.exemplar), None)
-        if last is not None:
-            last.exemplar = []
-            cuts["exemplars"] += 1
-        elif len(answer.procedures) > 1:
-            answer.procedures.pop()
-            cuts["procedures"] += 1
-        elif answer.procedures and _shorten(answer.procedures[0]):
-            cuts["lines"] += 1
-        else:
-            break
+    while tokens(answer) > budget and (part := _cut_once(answer)):
+        cuts[part] += 1
         told = ", ".join(f"{n} {what}" for what, n in cuts.items())
         answer.note = "; ".join(filter(None, [note, f"cut to fit: {told}; see get_procedure"]))
     return answer
 
 
+def _cut_once(answer: RecallAnswer) -> str:
+    """Take one thing away and name it: exemplars from the last upwards, then procedures, then parts of the first one.
+
+    Where there is no script, the exemplar is all that a procedure says, and is shortened like one.
+    """
+    last = next((p for p in reversed(answer.procedures) if p.exemplar and p.script), None)
+    if last is not None:
+        last.exemplar = []
+        return "exemplars"
+    if len(answer.procedures) > 1:
+        answer.procedures.pop()
+        return "procedures"
+    return "lines" if answer.procedures and _shorten(answer.procedures[0]) else ""
+
+
 def _shorten(procedure: ProcedureAnswer) -> bool:
-    """Take away the least needed part that is left of a procedure; False when there is none."""
-    for lines in sorted((procedure.script, procedure.pitfalls), key=lambda ls: -sum(map(len, ls))):
+    """Take away the least needed part that is left of a procedure; False when only its name is."""
+    if _cleared(procedure, "slots", "before"):
+        return True
+    lists = [lines for lines in (procedure.script, procedure.pitfalls, procedure.exemplar) if lines]
+    for lines in sorted(lists, key=lambda ls: -sum(map(len, ls))):
         if len(lines) > 1:
             lines.pop()
             return True
-    for field in ("slots", "before", "when_not", "check", "when"):
+    if _cleared(procedure, "when_not", "check", "when"):
+        return True
+    for lines in lists:
+        if len(lines[0]) > 120:
+            lines[0] = cut(lines[0], 80)
+            return True
+    if _cleared(procedure, "by", "why", "pitfalls", "exemplar", "script"):
+        return True
+    shorter = procedure.title[:20]  # JSON writes some characters as six
+    procedure.title, whole = shorter, procedure.title
+    return shorter != whole
+
+
+def _cleared(procedure: ProcedureAnswer, *fields: str) -> bool:
+    """Empty the first of these fields that says anything; False when none does."""
+    for field in fields:
         value = getattr(procedure, field)
         if value:
             setattr(procedure, field, type(value)())
-            return True
-    for lines in (procedure.pitfalls, procedure.script):
-        if lines and len(lines[0]) > 120:
-            lines[0] = cut(lines[0], 80)
             return True
     return False
 

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from memp_mcp import __version__, build, judge, keys, redact, revisions, transcripts
-from memp_mcp.errors import EmbedderError, LLMFailed, MempError, StaleRevision
+from pydantic import ValidationError
+
+from memp_mcp import __version__, build, judge, keys, lookup, redact, revisions, transcripts
+from memp_mcp.errors import BadInput, EmbedderError, LLMFailed, MempError, NotFound, StaleRevision, StoreDamaged
 from memp_mcp.memory import Memory
-from memp_mcp.models import BuildPolicy, Change, Commit, Event, Procedure, Trajectory, UpdatePolicy, Value, new_id
+from memp_mcp.models import (
+    BuildPolicy,
+    Change,
+    Commit,
+    Event,
+    Procedure,
+    Trajectory,
+    UpdatePolicy,
+    Value,
+    checked_id,
+    new_id,
+)
+from memp_mcp.record import Recorded
 from memp_mcp.transcripts import Exported, Skipped, own
 
+ALL = 1_000_000
 CHUNK = 64
 """Trajectories written together: large enough to spread the cost of a commit, small enough to lose little to a kill."""
 
@@ -32,7 +48,7 @@ class Imported(Value):
 
 
 class Kept(Value):
-    """A trajectory that the bootstrap looked at, and whether it was kept."""
+    """A trajectory that the bootstrap looked at, and whether it was kept; without a task a place that gave none."""
 
     task: str
     trajectory_id: str
@@ -71,26 +87,25 @@ def import_files(
         BadInput: a file is of no known format; what was read from the files before it is stored.
 
     """
+    learn = partial(memory.record_all, build_policy=build_policy, update_policy=update_policy, advance=advance)
     total = Imported()
-    exported: list[Trajectory | Procedure | Event] = []
     for path in paths:
+        exported: list[Trajectory | Procedure | Event] = []
         for chunk in _chunks(transcripts.read(path, source_format=source_format)):
-            exported += [_without_secrets(item.value) for item in chunk if isinstance(item, Exported)]
-            total = _added(total, skipped=tuple(str(i) for i in chunk if isinstance(i, Skipped)))
-            new = [i for i in chunk if isinstance(i, Trajectory)]
-            recorded = memory.record_all(new, build_policy=build_policy, update_policy=update_policy, advance=advance)
-            kinds = [c.kind for r in recorded for c in r.changes]
-            before = sum(r.already_stored for r in recorded)
-            total = _added(
-                total,
-                read=len(new),
-                stored=len(new) - before,
-                stored_before=before,
-                added=kinds.count("add"),
-                merged=kinds.count("merge"),
-                other_changes=len(kinds) - kinds.count("add") - kinds.count("merge"),
-            )
-    return _take_over(memory, exported, total) if exported else total
+            sifted = _sifted(memory, path, chunk)
+            exported += sifted.exported
+            total = _learnt(total, learn(sifted.trajectories), sifted.skipped)
+        if exported:
+            total = _take_over(memory, exported, total)
+    return total
+
+
+class _Sifted(NamedTuple):
+    """A chunk of a file by what is to be done with it."""
+
+    trajectories: list[Trajectory]
+    exported: list[Trajectory | Procedure | Event]
+    skipped: list[str]
 
 
 def _chunks(items: Iterable[Trajectory | Exported | Skipped]) -> Iterator[list[Trajectory | Exported | Skipped]]:
@@ -99,11 +114,71 @@ def _chunks(items: Iterable[Trajectory | Exported | Skipped]) -> Iterator[list[T
         yield chunk
 
 
-def _without_secrets(value: Trajectory | Procedure | Event) -> Trajectory | Procedure | Event:
-    """The value as it may be stored; an export of this program has no secrets left and stays as it is."""
+def _sifted(memory: Memory, path: Path, chunk: Iterable[Trajectory | Exported | Skipped]) -> _Sifted:
+    sifted = _Sifted([], [], [])
+    for item in chunk:
+        try:
+            match item:
+                case Skipped():
+                    sifted.skipped.append(str(item))
+                case Exported():
+                    sifted.exported.append(_fit_to_store(item.value))
+                case Trajectory():
+                    _check_ids(memory, item)
+                    sifted.trajectories.append(item)
+        except (BadInput, ValidationError) as error:
+            sifted.skipped.append(f"{path}: {_called(item)}: {error}")
+    return sifted
+
+
+def _fit_to_store(value: Trajectory | Procedure | Event) -> Trajectory | Procedure | Event:
+    """The value without secrets, if everything that looks for it later will be able to read it.
+
+    An export of this program has no secrets left and stays as it is.
+
+    Raises:
+        BadInput: nobody could ever ask for it by such an id.
+        pydantic.ValidationError: it says that something was recalled, but not what.
+
+    """
     if isinstance(value, Trajectory):
+        checked_id("trajectory", value.id)
         return redact.redact_trajectory(value)[0]
-    return redact.redact_value(value)[0]
+    clean = redact.redact_value(value)[0]
+    if isinstance(clean, Procedure):
+        checked_id("procedure", clean.id)
+    elif clean.kind == "recall":
+        lookup.noted(clean)
+    return clean
+
+
+def _check_ids(memory: Memory, trajectory: Trajectory) -> None:
+    """Raise BadInput where a trajectory has, or speaks of, ids that this memory can do nothing with."""
+    checked_id("trajectory", trajectory.id)
+    if trajectory.recall_id:
+        lookup.recalled(memory.store, trajectory.recall_id)
+    for procedure_id in trajectory.used:
+        lookup.known(memory.store, procedure_id)
+
+
+def _called(item: Trajectory | Exported | Skipped) -> str:
+    value = item.value if isinstance(item, Exported) else item
+    return repr(value.task[:60]) if isinstance(value, Trajectory) else type(value).__name__.lower()
+
+
+def _learnt(total: Imported, recorded: Sequence[Recorded], skipped: Sequence[str]) -> Imported:
+    kinds = [c.kind for r in recorded for c in r.changes]
+    before = sum(r.already_stored for r in recorded)
+    return _added(
+        total,
+        read=len(recorded),
+        stored=len(recorded) - before,
+        stored_before=before,
+        added=kinds.count("add"),
+        merged=kinds.count("merge"),
+        other_changes=len(kinds) - kinds.count("add") - kinds.count("merge"),
+        skipped=tuple(skipped),
+    )
 
 
 def _added(total: Imported, **more: int | tuple[str, ...]) -> Imported:
@@ -126,17 +201,32 @@ def _take_over(memory: Memory, exported: list[Trajectory | Procedure | Event], t
         stored=merged.trajectories,
         stored_before=len(trajectories) - merged.trajectories,
         added=merged.revisions,
-        skipped=tuple(merged.conflicts),
+        skipped=tuple(f"{i}: this memory has another history of it, which was kept" for i in merged.conflicts),
     )
 
 
 def export(memory: Memory) -> Iterator[str]:
-    """The whole memory as JSON lines: every trajectory, every revision, every event. `import_files` reads it back."""
+    """The whole memory as JSON lines: every trajectory, every revision, every event. `import_files` reads it back.
+
+    Raises:
+        StoreDamaged: something could not be read; raised at the end, after everything that could.
+
+    """
     yield own.header({"program": __version__, "memory": memory.store.id})
-    values: Iterable[Trajectory | Procedure | Event] = itertools.chain(
-        memory.store.all_trajectories(), memory.store.all_revisions(), memory.store.all_events()
+    damaged: list[StoreDamaged] = []
+    # What others speak of is written before them and read after them: so none is missing though somebody writes now.
+    tables: tuple[Callable[[], Iterator[Trajectory | Procedure | Event]], ...] = (
+        memory.store.all_events,
+        memory.store.all_revisions,
+        memory.store.all_trajectories,
     )
-    yield from map(own.to_line, values)
+    for values in tables:
+        try:
+            yield from map(own.to_line, values())
+        except StoreDamaged as error:
+            damaged.append(error)
+    if damaged:
+        raise StoreDamaged(f"The export is complete but for what could not be read. {damaged[0]}") from damaged[0]
 
 
 # -- cold start ---------------------------------------------------------------------------------------------
@@ -165,18 +255,32 @@ def bootstrap(
     are settled by the number of steps. What nobody can judge, and what failed, is not built from.
 
     Raises:
-        BadInput: a file cannot be read.
+        BadInput: a file cannot be read, or is an exported memory. Nothing was stored.
 
     """
-    items = itertools.chain.from_iterable(transcripts.read(p, source_format=source_format) for p in paths)
     judged: dict[str, list[_Judged]] = {}
-    for trajectory in (i for i in items if isinstance(i, Trajectory)):
-        judged.setdefault(keys.same_task_form(trajectory.task), []).append(_judge(memory, trajectory))
-        if advance:
-            advance(1)
+    report: list[Kept] = []
+    for path, item in ((p, i) for p in paths for i in transcripts.read(p, source_format=source_format)):
+        match item:
+            case Exported():
+                raise BadInput(f"{path} is an exported memory. Take it over by `memp-mcp import`.")
+            case Skipped():
+                report.append(_not_kept(str(item)))
+            case Trajectory():
+                judged.setdefault(keys.same_task_form(item.task), []).append(_judge(memory, item))
+                if advance:
+                    advance(1)
+    return report + _keep_best(memory, judged.values(), keep)
+
+
+def _not_kept(reason: str) -> Kept:
+    return Kept(task="", trajectory_id="", score=None, judged_by="", steps=0, kept=False, reason=reason)
+
+
+def _keep_best(memory: Memory, groups: Iterable[list[_Judged]], keep: int) -> list[Kept]:
     report: list[Kept] = []
     best: list[Trajectory] = []
-    for group in judged.values():
+    for group in groups:
         order = sorted(group, key=lambda j: (-j.score, len(j.trajectory.steps)))
         for rank, candidate in enumerate(order):
             succeeded = candidate.trajectory.succeeded is True and candidate.score >= 0
@@ -188,6 +292,7 @@ def bootstrap(
 
 
 def _judge(memory: Memory, trajectory: Trajectory) -> _Judged:
+    trajectory = redact.redact_trajectory(trajectory)[0]  # an LLM is not to see what may not be stored
     try:
         reward = judge.judge(trajectory, rules=memory.rules, llm=memory.llm)
     except LLMFailed as error:
@@ -235,37 +340,66 @@ def rebuild(
 
     Raises:
         EmbedderError: the embedder cannot be loaded.
+        MempError: the LLM failed; what had been distilled before stays so.
 
     """
     current = memory.store.rebuild_current()
-    unfinished = list(memory.store.trajectories(memory.store.unfinished()).values())
-    memory.record_all(unfinished)
+    finished = _finish(memory)
     embedded = _embed_again(memory, advance) if embed else 0
-    changes: list[Change] = []
-    kept = 0
-    for procedure in memory.list_procedures(limit=1_000_000) if distil else ():
-        change = _distilled(memory, procedure, everything=everything)
-        changes += [change] if change else []
-        kept += change is None
-        if advance:
-            advance(1)
+    procedures = memory.list_procedures(limit=ALL) if distil else []
+    changes = _distil(memory, procedures, everything=everything, advance=advance)
     return Rebuilt(
         current=current,
-        finished=len(unfinished),
+        finished=finished,
         embedded=embedded,
         distilled=tuple(changes),
-        kept_as_they_are=kept,
+        kept_as_they_are=len(procedures) - len(changes),
     )
+
+
+def _finish(memory: Memory) -> int:
+    """Learn from the trajectories that a process which died had only stored."""
+    unfinished = memory.store.trajectories(memory.store.unfinished(limit=ALL)).values()
+    memory.record_all([_without_lost_ids(memory, t) for t in unfinished])
+    return len(unfinished)
+
+
+def _without_lost_ids(memory: Memory, trajectory: Trajectory) -> Trajectory:
+    """The trajectory without the ids that have been forgotten since: nothing is left to credit under them."""
+    used = memory.store.procedures(trajectory.used)
+    lost = trajectory.recall_id and not memory.store.events(kind="recall", recall_id=trajectory.recall_id)
+    recall_id = None if lost else trajectory.recall_id
+    return trajectory.model_copy(
+        update={"used": tuple(u for u in trajectory.used if u in used), "recall_id": recall_id}
+    )
+
+
+def _distil(
+    memory: Memory, procedures: Iterable[Procedure], *, everything: bool, advance: Advance | None
+) -> list[Change]:
+    changes: list[Change] = []
+    for procedure in procedures:
+        try:
+            change = _distilled(memory, procedure, everything=everything)
+        except LLMFailed as error:
+            raise MempError(
+                f"{error.llm} gave no usable answer: {error.reason}. The {len(changes)} procedures that were distilled "
+                "before that are kept as they are now; call again to go on with the others."
+            ) from error
+        changes += [change] if change else []
+        if advance:
+            advance(1)
+    return changes
 
 
 def _embed_again(memory: Memory, advance: Advance | None) -> int:
     embedder = memory.vectorizer.background.ready(600)
     if embedder is None:
         raise EmbedderError(f"No vectors can be made: {memory.vectorizer.background.reason}")
-    procedures = memory.list_procedures(limit=1_000_000)
+    procedures = memory.list_procedures(limit=ALL)
     vectors = memory.vectorizer.of_procedures(embedder, procedures, advance=advance) if procedures else {}
     memory.store.reembed(embedder.name, embedder.dimension, vectors)
-    return len(vectors)
+    return len(vectors) + memory.vectorizer.embed_missing(embedder)  # what was recorded meanwhile
 
 
 def _distilled(memory: Memory, procedure: Procedure, *, everything: bool) -> Change | None:
@@ -274,7 +408,8 @@ def _distilled(memory: Memory, procedure: Procedure, *, everything: bool) -> Cha
     trajectory = memory.store.trajectory(procedure.exemplar_id or "")
     if trajectory is None or procedure.status == "retired" or (corrected and not everything):
         return None
-    draft = build.build(trajectory, policy=memory.settings.build, llm=memory.llm)
+    recalled = _recalled(memory, trajectory)
+    draft = build.build(trajectory, policy=memory.settings.build, llm=memory.llm, recalled=recalled)
     change = revisions.redistilled(procedure, draft)
     if change is None:
         return None
@@ -283,6 +418,14 @@ def _distilled(memory: Memory, procedure: Procedure, *, everything: bool) -> Cha
     except StaleRevision:
         return None
     return change
+
+
+def _recalled(memory: Memory, trajectory: Trajectory) -> list[Procedure]:
+    """What the agent had been told: it must not come back as evidence."""
+    try:
+        return lookup.recalled(memory.store, trajectory.recall_id) if trajectory.recall_id else []
+    except NotFound:  # recalled from a memory whose events did not come along
+        return []
 
 
 def problems(memory: Memory) -> list[str]:

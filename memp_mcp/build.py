@@ -238,7 +238,7 @@ def _lines_of(procedure: Procedure) -> Iterable[str]:
 def _repeats(step: Step, lines: set[str]) -> bool:
     """A step whose observation is nothing but lines of recalled procedures, as when a memory file is printed."""
     shown = [
-        keys.same_task_form(re.sub(r"^\s*(?:[-*•]|s?\d+[.:)])\s*", "", line))
+        keys.same_task_form(re.sub(r"^\W*(?:s?\d+[.:)])?", "", line))
         for line in step.observation.splitlines()
         if keys.words(line)
     ]

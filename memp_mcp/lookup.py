@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import NamedTuple
 
 from memp_mcp.errors import NotFound
-from memp_mcp.models import Counts, Procedure, Trajectory, checked_id
+from memp_mcp.models import Counts, Event, Procedure, Text, Trajectory, Value, checked_id
 from memp_mcp.store import Store
 from memp_mcp.update import Used
 
@@ -16,6 +15,31 @@ class Known(NamedTuple):
 
     procedure: Procedure
     counts: Counts
+
+
+class Returned(Value):
+    """A procedure that a recall returned."""
+
+    id: str
+    revision: int
+
+
+class Noted(Value):
+    """What is written down of a recall, as JSON, in the detail of its event."""
+
+    task: Text
+    error: Text
+    returned: tuple[Returned, ...]
+
+
+def noted(recall: Event) -> Noted:
+    """What was written down of a recall.
+
+    Raises:
+        pydantic.ValidationError: the event was not written by this program.
+
+    """
+    return Noted.model_validate_json(recall.detail)
 
 
 def known(store: Store, procedure_id: str, *, revision: int | None = None) -> Known:
@@ -60,8 +84,7 @@ def recalled(store: Store, recall_id: str) -> list[Procedure]:
     found = store.events(kind="recall", recall_id=recall_id)
     if not found:
         raise NotFound("recall", recall_id, "It may belong to another memory: leave recall_id out, or recall again.")
-    returned = json.loads(found[0].detail)["returned"]
-    revisions = (store.revision(r["id"], r["revision"]) for r in returned)
+    revisions = (store.revision(r.id, r.revision) for r in noted(found[0]).returned)
     return [p for p in revisions if p is not None]
 
 

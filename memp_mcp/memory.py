@@ -6,14 +6,13 @@ and hands their changes to the store as one commit. No LLM call and no embedding
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, Self
 
-from memp_mcp import lookup, retrieve, revisions
+from memp_mcp import lookup, redact, retrieve, revisions
 from memp_mcp.embedder import BackgroundEmbedder, Embedder
-from memp_mcp.errors import BadInput, StoreError
+from memp_mcp.errors import BadInput, EmbedderError, MempError, StoreError
 from memp_mcp.judge import Rule, load_rules
 from memp_mcp.llm import LLM, connect
 from memp_mcp.lookup import Known
@@ -45,6 +44,9 @@ ASK_TO_REFLECT = (
     "It failed: call reflect_failure with this trajectory_id, your diagnosis and a correction, "
     "so that the next agent does not fail there too."
 )
+
+LOOKED_UP = 4_000
+"""Characters of a task or an error that a recall looks at; the rest would cost time and say the same."""
 
 Found = Literal["hybrid", "query", "avefact", "random", "lexical"]
 
@@ -148,30 +150,44 @@ class Memory:
             client: Who asks.
 
         Raises:
-            BadInput: the task is empty.
+            BadInput: the task is empty, or nothing is asked for.
 
         """
         if not task.strip():
             raise BadInput("The task is empty: say in one sentence what you are about to do.")
+        if limit < 1:
+            raise BadInput(f"The limit is {limit}: ask for at least one procedure.")
         scope = self._scope(project)
         policy = policy or self.settings.retrieve
-        embedder, reason = None, ""
-        if policy != "random":
-            embedder, reason = self.vectorizer.embedder_for(task, wait=self.settings.recall_wait)
-        candidates = retrieve.gather(self._views(task, error, policy, scope, embedder))
+        read, seen = task.strip()[:LOOKED_UP], error.strip()[:LOOKED_UP]
+        embedder, views, reason = self._looked_up(read, seen, policy, scope)
+        candidates = retrieve.gather(views)
         found: Found = policy if embedder or policy == "random" else "lexical"
         matches = retrieve.rank(
             candidates,
-            task=task,
-            error=error,
+            task=read,
+            error=seen,
             policy="hybrid" if found == "lexical" else found,
             floor=self._floor(embedder) if embedder else None,
             counts=self.counts(c.procedure for c in candidates),
             project=scope,
             limit=limit,
         )
-        recall_id, trouble = self._note_recall(task, error, matches, scope, client)
-        return Recall(id=recall_id, task=task, found=found, reason=reason or trouble, matches=tuple(matches))
+        recall_id, trouble = self._note_recall(read, seen, matches, scope, client)
+        told = "; ".join(filter(None, (reason, trouble)))
+        return Recall(id=recall_id, task=task, found=found, reason=told, matches=tuple(matches))
+
+    def _looked_up(
+        self, task: str, error: str, policy: RetrievePolicy, project: str
+    ) -> tuple[Embedder | None, retrieve.Views, str]:
+        """What was asked for vectors, what each view found, and why there are no vectors where there are none."""
+        if policy == "random":
+            return None, self._views(task, error, policy, project, None), ""
+        embedder, reason = self.vectorizer.embedder_for(task, wait=self.settings.recall_wait)
+        try:
+            return embedder, self._views(task, error, policy, project, embedder), reason
+        except EmbedderError as changed:  # another process has begun to embed the memory anew in this very moment
+            return None, self._views(task, error, policy, project, None), str(changed)
 
     def _views(
         self, task: str, error: str, policy: RetrievePolicy, project: str, embedder: Embedder | None
@@ -187,9 +203,9 @@ class Memory:
             if policy != "query":
                 views["phrases"] = self.store.dense(vectors.phrases, column="phrases", projects=scope, limit=limit)
         if policy == "hybrid" or embedder is None:
-            views["words"] = self.store.lexical(task[:4000], column="doc", projects=scope, limit=limit)
+            views["words"] = self.store.lexical(task, column="doc", projects=scope, limit=limit)
         if error:
-            views["errors"] = self.store.lexical(error[:2000], column="errors", projects=scope, limit=limit)
+            views["errors"] = self.store.lexical(error, column="errors", projects=scope, limit=limit)
         return views
 
     def _floor(self, embedder: Embedder) -> float:
@@ -203,9 +219,17 @@ class Memory:
     ) -> tuple[str | None, str]:
         """Write down what was recalled, so that its use can be credited. A memory that cannot write still answers."""
         recall_id = new_id("r")
-        returned = [{"id": m.procedure.id, "revision": m.procedure.revision} for m in matches]
-        detail = json.dumps({"task": task[:1000], "error": error[:500], "returned": returned}, ensure_ascii=False)
-        recall = Event(id=recall_id, kind="recall", recall_id=recall_id, client=client, project=project, detail=detail)
+        returned = tuple(lookup.Returned(id=m.procedure.id, revision=m.procedure.revision) for m in matches)
+        clean = redact.Redactor().text
+        noted = lookup.Noted(task=clean(task)[:1000], error=clean(error)[:500], returned=returned)
+        recall = Event(
+            id=recall_id,
+            kind="recall",
+            recall_id=recall_id,
+            client=client,
+            project=project,
+            detail=noted.model_dump_json(),
+        )
         recalled = [
             Event(
                 kind="recalled",
@@ -256,11 +280,16 @@ class Memory:
         stored = lookup.trajectory(self.store, recorded.trajectory_id)
         error = last_error(stored) or (stored.reward.reason if stored.reward else "") or "the task was not achieved"
         report = Report(trajectory_id=stored.id, error=error, project=stored.project, client=stored.client)
-        reflection = self.reflect(report)
+        try:
+            reflection = self.reflect(report)
+        except MempError as trouble:  # what was recorded stays recorded, and its caller has to hear so
+            told = (f"It was recorded, but not reflected on: {trouble}", ASK_TO_REFLECT)
+            return recorded.model_copy(update={"notes": (*recorded.notes, *told)})
+        asked = (ASK_TO_REFLECT,) if reflection.fault == "unexplained" else ()
         return recorded.model_copy(
             update={
                 "changes": (*recorded.changes, *reflection.changes),
-                "notes": (*recorded.notes, *reflection.notes),
+                "notes": (*recorded.notes, *reflection.notes, *asked),
             }
         )
 
@@ -288,7 +317,7 @@ class Memory:
             NotFound: an id is not of this memory.
 
         """
-        return self._reflector.reflect(report, project=self._scope(report.project))
+        return self._reflector.reflect(report, project=self.settings.project)
 
     # -- single procedures -----------------------------------------------------------------------------------
 
@@ -328,9 +357,19 @@ class Memory:
         return revisions.diff(self.get(procedure_id, revision=before).procedure if before else None, after)
 
     def restore(self, procedure_id: str, revision: int | None = None, *, author: str = "user") -> Change:
-        """Bring back an earlier revision, or a retired procedure as it was before it was retired."""
+        """Bring back an earlier revision, or a retired procedure as it was before it was retired.
+
+        Raises:
+            BadInput: no revision is named, and the procedure is not retired.
+            NotFound: there is no such procedure or revision.
+
+        """
         current = self.get(procedure_id).procedure
         if revision is None:
+            if current.status != "retired":
+                raise BadInput(
+                    f"{procedure_id} is not retired. Name the revision that is to come back; its history lists them."
+                )
             live = [r for r in self.store.history(procedure_id) if r.status != "retired"]
             to = live[-1] if live else current
         else:
@@ -338,8 +377,17 @@ class Memory:
         return self._by_hand(revisions.restored(current, to, author=author, reason=f"restored revision {to.revision}"))
 
     def retire(self, procedure_id: str, *, reason: str = "retired by hand", author: str = "user") -> Change:
-        """Take a procedure out of recall; `restore` brings it back."""
-        return self._by_hand(revisions.retired(self.get(procedure_id).procedure, author=author, reason=reason))
+        """Take a procedure out of recall; `restore` brings it back.
+
+        Raises:
+            BadInput: it is retired already.
+            NotFound: there is no such procedure.
+
+        """
+        current = self.get(procedure_id).procedure
+        if current.status == "retired":
+            raise BadInput(f"{procedure_id} is retired already; restore brings it back, forget removes it for good.")
+        return self._by_hand(revisions.retired(current, author=author, reason=reason))
 
     def _by_hand(self, change: Change) -> Change:
         self.store.apply(Commit(op_id=new_id("o"), procedures=(change.procedure,)))
@@ -386,7 +434,7 @@ class Memory:
             size=self.store.size(),
             procedures=statuses,
             recalls=len(recalls),
-            recalls_with_nothing=sum(not json.loads(e.detail)["returned"] for e in recalls),
+            recalls_with_nothing=sum(not lookup.noted(e).returned for e in recalls),
             uses=len(used),
             verified_uses=sum(e.verified for e in used),
             verified_successes=sum(e.verified and (e.score or 0) >= 0.5 for e in used),

@@ -31,10 +31,13 @@ EventKind = Literal["recall", "recalled", "used", "evidence", "recorded", "forgo
 
 
 def storable(text: object) -> object:
-    """Replace what UTF-8 and most tools cannot carry: lone surrogates and NUL become U+FFFD."""
+    """Replace what UTF-8 and most tools cannot carry: each lone surrogate and each NUL becomes one U+FFFD.
+
+    Two surrogates that make up one character are joined to it.
+    """
     if not isinstance(text, str):
         return text
-    return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace").replace("\x00", "\ufffd")
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\x00", "\ufffd")
 
 
 def _not_blank(text: str) -> str:

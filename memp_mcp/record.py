@@ -17,6 +17,7 @@ from memp_mcp.models import (
     BuildPolicy,
     Change,
     Commit,
+    Counts,
     Event,
     Procedure,
     Reward,
@@ -62,6 +63,7 @@ class _Pending:
     """What the earlier trajectories of one commit are about to change, so that the later ones see it."""
 
     procedures: dict[str, Procedure] = field(default_factory=dict)
+    counts: dict[tuple[str, int], Counts] = field(default_factory=dict)
     vectors: dict[str, Vectors] = field(default_factory=dict)
 
 
@@ -170,6 +172,8 @@ class Recorder:
     # -- the decision ----------------------------------------------------------------------------------------
 
     def _commit(self, drafts: Sequence[_Draft], policy: UpdatePolicy) -> list[Recorded]:
+        if not drafts:
+            return []
         for attempt in range(1, ATTEMPTS + 1):
             pending = _Pending()
             decided = [self._decide(draft, policy, pending) for draft in drafts]
@@ -193,6 +197,8 @@ class Recorder:
             retire_uses=self._settings.retire_uses,
             retire_below=self._settings.retire_below,
         )
+        for u in (u for u in used if not u.superseded):
+            pending.counts[u.procedure.id, u.procedure.counted_from] = update.counted(u.counts, trajectory)
         revisions = []
         for procedure in (c.procedure for c in changes):
             if self._is_new(procedure, pending, used, episode.neighbours):
@@ -229,10 +235,12 @@ class Recorder:
         followed = next((p for p in draft.recalled if p.id == procedure_id), current)
         if self._reflected_on(draft.trajectory.recall_id, procedure_id):
             # The agent has reported this failure by reflect_failure; what came after it followed the new revision.
-            return None if draft.trajectory.succeeded is False else lookup.used(self._store, current)
-        if followed.counted_from != current.counted_from:
+            if draft.trajectory.succeeded is False:
+                return None
+        elif followed.counted_from != current.counted_from:
             return update.Used(followed, superseded=True)
-        return lookup.used(self._store, current)
+        used = lookup.used(self._store, current)
+        return used._replace(counts=pending.counts.get((current.id, current.counted_from), used.counts))
 
     def _reflected_on(self, recall_id: str | None, procedure_id: str) -> bool:
         if not recall_id:

@@ -23,6 +23,9 @@ from memp_mcp.vectors import Vectorizer
 
 EMBED_WAIT = 60.0
 ATTEMPTS = 5
+LOOKED_UP = 4_000
+"""Characters of a task by which others like it are found."""
+MAX_DIAGNOSIS = 2_000
 NEAR_TASK = 0.6
 """Share of a task's content words that a success must share to be shown as the nearest one."""
 
@@ -65,16 +68,11 @@ class _Asked(NamedTuple):
     correction: adjust.Correction
     author: str
     project: str
+    op_id: str
 
     @property
     def explained(self) -> bool:
         return bool(self.diagnosis) or self.correction != adjust.Correction()
-
-    @property
-    def op_id(self) -> str:
-        trajectory = self.failure.trajectory.id if self.failure.trajectory else ""
-        parts = (self.failure.task, self.failure.error, trajectory, self.recall_id, self.diagnosis, self.project)
-        return stable_id("o", "reflect", *parts, repr(self.correction))
 
 
 class Reflector:
@@ -86,38 +84,54 @@ class Reflector:
         self._llm = llm
 
     def reflect(self, report: Report, *, project: str) -> Reflection:
-        """Reflect on one failure; see Memory.reflect."""
+        """Reflect on one failure, in *project* where neither it nor its trajectory names one; see Memory.reflect."""
+        if len(report.diagnosis) > MAX_DIAGNOSIS:
+            raise BadInput(
+                f"The diagnosis has {len(report.diagnosis):,} characters, at most {MAX_DIAGNOSIS:,} are kept: say in "
+                "one or two sentences which step failed and why."
+            )
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return self._reflect(report, project)
+                return self._reflect(self._asked(report, project))
             except StaleRevision:
                 if attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _reflect(self, report: Report, project: str) -> Reflection:
+    def _asked(self, report: Report, project: str) -> _Asked:
         text = redact.Redactor().text
-        failure = self._failure(text(report.task.strip()), report.trajectory_id, text(report.error.strip()), project)
-        recall_id = report.recall_id or (failure.trajectory.recall_id if failure.trajectory else None) or ""
-        asked = _Asked(
+        trajectory = lookup.trajectory(self._store, report.trajectory_id) if report.trajectory_id else None
+        if report.project is not None:
+            project = report.project
+        elif trajectory is not None:
+            project = trajectory.project
+        failure = self._failure(text(report.task.strip()), trajectory, text(report.error.strip()), project)
+        recall_id = report.recall_id or (trajectory.recall_id if trajectory else None) or ""
+        diagnosis, correction = text(report.diagnosis.strip()), text(report.correction.strip())
+        told = (failure.task, failure.error, trajectory.id if trajectory else "", recall_id, diagnosis, correction)
+        return _Asked(
             failure=failure,
             concerned=self._concerned(failure, recall_id, report.used, project),
             recall_id=recall_id,
-            diagnosis=text(report.diagnosis.strip()),
-            correction=adjust.parse_correction(text(report.correction.strip())),
+            diagnosis=diagnosis,
+            correction=adjust.parse_correction(correction),
             author=report.client or "caller",
             project=project,
+            op_id=stable_id("o", "reflect", *told, project, *report.used),
         )
-        if not asked.explained and evidence.transient(failure.error):
-            return _surroundings(asked, f"({evidence.transient(failure.error)})")
+
+    def _reflect(self, asked: _Asked) -> Reflection:
+        if self._store.applied(asked.op_id):
+            return _stored_before(asked)
+        if not asked.explained and evidence.transient(asked.failure.error):
+            return _surroundings(asked, f"({evidence.transient(asked.failure.error)})")
         if not asked.explained and self._llm is not None and asked.concerned:
             return self._by_llm(asked, self._llm)
         return self._by_caller(asked)
 
     # -- what the failure is, and about which procedures -----------------------------------------------------
 
-    def _failure(self, task: str, trajectory_id: str | None, error: str, project: str) -> adjust.Failure:
-        trajectory = lookup.trajectory(self._store, trajectory_id) if trajectory_id else None
+    def _failure(self, task: str, trajectory: Trajectory | None, error: str, project: str) -> adjust.Failure:
         if trajectory is None and not task:
             raise BadInput("Say what failed: give trajectory_id (from record_trajectory) or task, and the error text.")
         task = trajectory.task if trajectory else task
@@ -126,7 +140,7 @@ class Reflector:
         if not error:
             raise BadInput("The error is empty: give the error text, or say what was wrong with the result.")
         successes = self._store.similar_trajectories(task, succeeded=True, projects={project, ""}, limit=5)
-        near = (t for t in successes if keys.coverage(task, t.task) >= NEAR_TASK)
+        near = (t for t in successes if keys.coverage(task[:LOOKED_UP], t.task[:LOOKED_UP]) >= NEAR_TASK)
         return adjust.Failure(task, error, trajectory, next(near, None))
 
     def _concerned(
@@ -145,6 +159,9 @@ class Reflector:
     # -- who explains it -------------------------------------------------------------------------------------
 
     def _by_llm(self, asked: _Asked, llm: LLM) -> Reflection:
+        op_id = stable_id("o", asked.op_id, llm.name)  # of the question: the answer would be another one each time
+        if self._store.applied(op_id):
+            return _stored_before(asked)
         try:
             answer = adjust.ask_for_adjustment(asked.concerned[0], asked.failure, llm)
         except LLMFailed as error:
@@ -156,7 +173,7 @@ class Reflector:
             pitfalls=(answer.pitfall,) if answer.pitfall else (),
             when_not_to_use=answer.when_not_to_use,
         )
-        judged = asked._replace(diagnosis=answer.diagnosis, correction=correction, author=llm.name)
+        judged = asked._replace(diagnosis=answer.diagnosis, correction=correction, author=llm.name, op_id=op_id)
         try:
             changes = [self._revision(asked.concerned[0], judged)]
         except BadInput as error:
@@ -205,12 +222,20 @@ class Reflector:
         commit = Commit(
             op_id=asked.op_id,
             procedures=tuple(c.procedure for c in changes),
-            events=(*_blame(asked), *_evidence(asked, new)),
+            events=(*self._blame(asked), *_evidence(asked, new)),
         )
         [applied] = self._store.apply(commit, vectors=vectors)
         if not applied:
-            return _reflection(asked, fault, (), *notes, "This reflection was stored before; nothing was changed.")
+            return _stored_before(asked)
         return _reflection(asked, fault, changes, *notes)
+
+    def _blame(self, asked: _Asked) -> tuple[Event, ...]:
+        """Failed uses to count, unless a recorded trajectory has been counted for them already."""
+        if asked.failure.trajectory is not None or not asked.recall_id:
+            return ()
+        uses = self._store.events(kind="used", recall_id=asked.recall_id)
+        counted = {e.procedure_id for e in uses if e.trajectory_id and e.score is not None and e.score < 0.5}
+        return tuple(_failed_use(asked, u) for u in asked.concerned if u.procedure.id not in counted)
 
 
 def last_error(trajectory: Trajectory) -> str:
@@ -222,6 +247,11 @@ def last_error(trajectory: Trajectory) -> str:
 def _surroundings(asked: _Asked, why: str) -> Reflection:
     note = f"Nothing was changed: a fault of the surroundings, not of the procedure {why}. Try again; if the procedure "
     return _reflection(asked, "surroundings", (), note + "is at fault after all, call again with a diagnosis.")
+
+
+def _stored_before(asked: _Asked) -> Reflection:
+    fault: Fault = "procedure" if asked.explained else "unexplained"
+    return _reflection(asked, fault, (), "This reflection was stored before; nothing was changed.")
 
 
 def _reflection(asked: _Asked, fault: Fault, changes: Sequence[Change], *notes: str) -> Reflection:
@@ -236,24 +266,18 @@ def _reflection(asked: _Asked, fault: Fault, changes: Sequence[Change], *notes: 
     )
 
 
-def _blame(asked: _Asked) -> tuple[Event, ...]:
-    """Failed uses to count, unless the recorded trajectory has been counted already."""
-    if asked.failure.trajectory is not None or not asked.recall_id:
-        return ()
-    return tuple(
-        Event(
-            id=stable_id("e", "reflected", asked.recall_id, u.procedure.id),
-            kind="used",
-            procedure_id=u.procedure.id,
-            revision=u.procedure.revision,
-            counted_from=u.procedure.counted_from,
-            recall_id=asked.recall_id,
-            score=0.0,
-            verified=evidence.transient(asked.failure.error) is None,
-            client=asked.author,
-            project=asked.project,
-        )
-        for u in asked.concerned
+def _failed_use(asked: _Asked, used: update.Used) -> Event:
+    return Event(
+        id=stable_id("e", "reflected", asked.recall_id, used.procedure.id),
+        kind="used",
+        procedure_id=used.procedure.id,
+        revision=used.procedure.revision,
+        counted_from=used.procedure.counted_from,
+        recall_id=asked.recall_id,
+        score=0.0,
+        verified=evidence.transient(asked.failure.error) is None,
+        client=asked.author,
+        project=asked.project,
     )
 
 

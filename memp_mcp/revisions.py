@@ -15,6 +15,8 @@ from memp_mcp import evidence, keys
 from memp_mcp.models import Change, ChangeKind, Pitfall, Procedure, ScriptStep, now
 
 MAX_PITFALLS = 8
+UNEXPLAINED = "(cause not known yet)"
+"""How a pitfall ends that only says that something failed."""
 REPEATED_PITFALL = 0.85
 """Similarity from which on a pitfall repeats another, as in Honest Lying (arXiv 2605.29463)."""
 
@@ -105,6 +107,11 @@ def with_pitfalls(known: tuple[Pitfall, ...], new: Iterable[Pitfall]) -> tuple[P
     while len(kept) > MAX_PITFALLS:
         kept.remove(next((p for p in kept if p.tentative), kept[0]))
     return tuple(kept)
+
+
+def is_unexplained(pitfall: Pitfall) -> bool:
+    """Whether a pitfall only says that something failed; it is no advice that a success could prove."""
+    return pitfall.tentative and pitfall.text.endswith(UNEXPLAINED)
 
 
 def _same_pitfall(one: Pitfall, other: Pitfall) -> bool:

@@ -221,6 +221,10 @@ class Store:
                 self._write(list(fresh.values()), {row["id"]: row for row in prepared})
             return applied
 
+    def applied(self, op_id: str) -> bool:
+        """Whether this operation has been written already."""
+        return bool(self._ids("events", [_marker_id(op_id)]))
+
     def note(self, *events: Event) -> None:
         """Append events; those whose id is here already are left out."""
         with self._writing():

@@ -16,6 +16,7 @@ from memp_mcp.models import (
     Change,
     ChangeKind,
     Counts,
+    Pitfall,
     Procedure,
     ScriptStep,
     Step,
@@ -107,11 +108,15 @@ def _health(used: Used, trajectory: Trajectory, retire_uses: int, retire_below: 
     if counts.verified >= retire_uses and counts.successes < retire_below * counts.verified:
         reason = f"{counts.successes} successes in {counts.verified} verified uses"
         return [revisions.change(procedure, "retire", reason, status="retired")]
-    if trajectory.succeeded and (procedure.status == "provisional" or any(p.tentative for p in procedure.pitfalls)):
-        settled = tuple(p.model_copy(update={"tentative": False}) for p in procedure.pitfalls)
+    settled = tuple(_settled(p) for p in procedure.pitfalls)
+    if trajectory.succeeded and (procedure.status == "provisional" or settled != procedure.pitfalls):
         reason = "an episode that followed it succeeded"
         return [revisions.change(procedure, "promote", reason, status="active", pitfalls=settled)]
     return []
+
+
+def _settled(pitfall: Pitfall) -> Pitfall:
+    return pitfall if revisions.is_unexplained(pitfall) else pitfall.model_copy(update={"tentative": False})
 
 
 def _is_worse(counts: Counts, parent: Counts) -> bool:
@@ -166,10 +171,11 @@ def spoilt_by_surroundings(trajectory: Trajectory) -> bool:
 
 def _learn(draft: Procedure, episode: Episode, touched: dict[str, Procedure], *, add_always: bool) -> Change:
     twin = None if add_always else find_twin(draft, episode)
-    if twin is None:
+    twin = touched.get(twin.id, twin) if twin else None
+    if twin is None or twin.status == "retired":  # by this very episode: what worked must not go down with it
         reason = f"no procedure for this task yet; built from {draft.evidence[-1]}"
         return Change(kind="add", procedure=draft.model_copy(update={"reason": reason}), reason=reason)
-    return _merge(touched.get(twin.id, twin), draft, episode.trajectory)
+    return _merge(twin, draft, episode.trajectory)
 
 
 def find_twin(draft: Procedure, episode: Episode) -> Procedure | None:
@@ -212,7 +218,7 @@ def _merge(twin: Procedure, draft: Procedure, trajectory: Trajectory) -> Change:
     if len(twin.tasks) < MAX_TASKS and not {keys.same_task_form(t) for t in draft.tasks} <= _forms(twin):
         updates["tasks"] = (*twin.tasks, *draft.tasks)
         updates["keywords"] = tuple(dict.fromkeys([*twin.keywords, *draft.keywords]))[:16]
-    if draft.exemplar and (not twin.exemplar or len(draft.exemplar) < len(twin.exemplar)) and is_verified(trajectory):
+    if draft.exemplar and is_verified(trajectory) and _is_better_exemplar(draft, twin):
         updates |= {"exemplar": draft.exemplar, "exemplar_id": draft.exemplar_id, "check": draft.check or twin.check}
     pitfalls = revisions.with_pitfalls(twin.pitfalls, draft.pitfalls)
     if pitfalls != twin.pitfalls:
@@ -223,13 +229,19 @@ def _merge(twin: Procedure, draft: Procedure, trajectory: Trajectory) -> Change:
     repaired = repair(script, trajectory, draft)
     if repaired != twin.script:
         updates["script"] = repaired
-        updates["slots"] = twin.slots or draft.slots
+        updates["slots"] = (*twin.slots, *(s for s in draft.slots if s.name not in {t.name for t in twin.slots}))
     if not updates:
         return Change(kind="merge", procedure=twin, reason="done the same way again; counted as evidence")
     updates["evidence"] = tuple(dict.fromkeys([*twin.evidence, *draft.evidence]))[-MAX_EVIDENCE:]
     kind: ChangeKind = "revise" if twin.script and repaired != twin.script else "merge"
     reason = f"learnt more about the same task from {trajectory.id}: {', '.join(sorted(updates.keys() - {'evidence'}))}"
     return revisions.change(twin, kind, reason, **updates)
+
+
+def _is_better_exemplar(draft: Procedure, twin: Procedure) -> bool:
+    """Whether a verified run should be the exemplar: the first verified one, then a shorter one."""
+    unverified = not twin.exemplar or twin.status == "provisional"
+    return unverified or len(draft.exemplar) < len(twin.exemplar)
 
 
 def _forms(procedure: Procedure) -> set[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from memp_mcp import keys
 from memp_mcp.embedder import BackgroundEmbedder, Embedder
@@ -15,6 +16,10 @@ from memp_mcp.errors import EmbedderError, StoreError
 from memp_mcp.models import Procedure
 from memp_mcp.settings import DEFAULT_EMBEDDER
 from memp_mcp.store import Store, Vectors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 log = logging.getLogger(__name__)
 
@@ -27,21 +32,18 @@ class Vectorizer:
 
     def __init__(self, store: Store, background: BackgroundEmbedder) -> None:
         self.background = background
-        self.refused = ""
         self._store = store
-        self._adopted: Embedder | None = None
-        self._adopting = threading.Lock()
-        self._phrases: dict[str, list[float]] = {}
+        self._agreeing = threading.Lock()
+        self._completed = False
+        self._phrases: dict[str, NDArray[np.float32]] = {}
 
     def embedder(self, *, wait: float) -> tuple[Embedder | None, str]:
         """The embedder, if it is there within *wait* seconds and fits the store; else None and the reason."""
         embedder = self.background.ready(wait)
         if embedder is None:
             return None, f"no vectors: {self.background.reason}"
-        with self._adopting:
-            if self._adopted is None and not self.refused:
-                self._adopt(embedder)
-        return self._adopted, self.refused
+        reason = self._disagreement(embedder)
+        return (None, reason) if reason else (embedder, "")
 
     def embedder_for(self, task: str, *, wait: float) -> tuple[Embedder | None, str]:
         """The same, but only if it understands the script that the task is written in."""
@@ -53,20 +55,25 @@ class Vectorizer:
             )
         return embedder, reason
 
-    def _adopt(self, embedder: Embedder) -> None:
-        """Once: record the embedder beside the vectors, and give a vector to what was stored without one."""
-        try:
-            self._store.adopt(embedder.name, embedder.dimension)
-            self._adopted = embedder
+    def _disagreement(self, embedder: Embedder) -> str:
+        """Why this embedder is of no use here, or nothing; asked each time, as others may embed the memory anew."""
+        with self._agreeing:
+            try:
+                self._store.adopt(embedder.name, embedder.dimension)
+                self._complete(embedder)
+            except EmbedderError as error:
+                self._completed = False
+                return str(error)
+            except StoreError as error:  # a memory that cannot be written can still be searched
+                log.warning("vectors not completed: %s", error)
+                return "" if self._store.embedder else str(error)
+            return ""
+
+    def _complete(self, embedder: Embedder) -> None:
+        """Once: give a vector to what was stored without one."""
+        if not self._completed:
+            self._completed = True
             self.embed_missing(embedder)
-        except EmbedderError as error:
-            self.refused = str(error)
-        except StoreError as error:  # a memory that cannot be written can still be searched
-            log.warning("vectors not completed: %s", error)
-            if self._store.embedder is None:
-                self.refused = str(error)
-            else:
-                self._adopted = embedder
 
     def embed_missing(self, embedder: Embedder) -> int:
         """Give a vector to every procedure without one; returns how many there were."""
@@ -80,31 +87,37 @@ class Vectorizer:
         self, embedder: Embedder, procedures: Sequence[Procedure], *, advance: Callable[[int], None] | None = None
     ) -> dict[str, Vectors]:
         """The vectors of procedures, by id, embedded together."""
-        self._learn_phrases(embedder, [k for p in procedures for k in phrases_of(p)])
+        known = self._of_phrases(embedder, [k for p in procedures for k in phrases_of(p)])
         vectors = embedder.embed([p.embedded_text for p in procedures], advance=advance)
         return {
-            p.id: Vectors(vector=v.tolist(), phrases=self._mean(phrases_of(p)))
+            p.id: Vectors(vector=v.tolist(), phrases=_mean([known[k] for k in phrases_of(p)]))
             for p, v in zip(procedures, vectors, strict=True)
         }
 
     def of_task(self, embedder: Embedder, task: str) -> Vectors:
         """The vectors of a task that is looked up."""
-        phrases = keys.phrases(task) or (task,)
-        self._learn_phrases(embedder, phrases)
-        return Vectors(vector=embedder.embed([task])[0].tolist(), phrases=self._mean(phrases))
+        known = self._of_phrases(embedder, keys.phrases(task) or (task,))
+        return Vectors(vector=embedder.embed([task])[0].tolist(), phrases=_mean(list(known.values())))
 
-    def _learn_phrases(self, embedder: Embedder, phrases: Sequence[str]) -> None:
-        new = [p for p in dict.fromkeys(phrases) if p not in self._phrases]
-        if len(self._phrases) + len(new) > MAX_CACHED_PHRASES:
-            self._phrases = {p: v for p, v in self._phrases.items() if p in set(phrases)}
-        if new:
-            learnt = {p: v.tolist() for p, v in zip(new, embedder.embed(new), strict=True)}
-            self._phrases = self._phrases | learnt
+    def _of_phrases(self, embedder: Embedder, phrases: Sequence[str]) -> dict[str, NDArray[np.float32]]:
+        """The vectors of these phrases; those that are not remembered are embedded together."""
+        # A thread reads the cache once and goes on with what it got, so that another may empty it meanwhile.
+        cache = self._phrases
+        known = {p: v for p in dict.fromkeys(phrases) if (v := cache.get(p)) is not None}
+        new = [p for p in dict.fromkeys(phrases) if p not in known]
+        made = dict(zip(new, embedder.embed(new), strict=True)) if new else {}
+        if len(cache) + len(made) > MAX_CACHED_PHRASES:
+            self._phrases = made
+        else:
+            cache.update(made)
+        return known | made
 
-    def _mean(self, phrases: Sequence[str]) -> list[float]:
-        """The mean of unit vectors: its dot product with another mean is the mean of all pairwise similarities."""
-        rows = [self._phrases[p] for p in phrases]
-        return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+
+def _mean(unit_vectors: Sequence[NDArray[np.float32]]) -> list[float]:
+    """The mean of unit vectors: its dot product with another mean is the mean of all pairwise similarities."""
+    total = sum(unit_vectors[1:], start=unit_vectors[0])
+    mean: list[float] = (total / len(unit_vectors)).tolist()
+    return mean
 
 
 def phrases_of(procedure: Procedure) -> tuple[str, ...]:

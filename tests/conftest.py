@@ -58,7 +58,7 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Real trajectories and tasks, where they are at hand."""
-    folder = Path(os.environ.get("MEMP_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    folder = Path(os.environ.get("TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"no real data: {folder} is not there; set MEMP_TEST_DATA")
+        pytest.skip(f"no real data: {folder} is not there; set TEST_DATA")
     return folder

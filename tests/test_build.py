@@ -3,12 +3,28 @@
 from __future__ import annotations
 
 import pytest
-from builders import procedure, steps, trajectory, won
+from builders import lost, procedure, steps, trajectory, won
 from fakes import ScriptedLLM
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from memp_mcp.build import MAX_EXEMPLAR_STEPS, build, excerpt, find_slots, mended, named, with_slots, without_recalled
+from memp_mcp.build import (
+    MAX_EXEMPLAR_STEPS,
+    MAX_SCRIPT_STEPS,
+    Draft,
+    build,
+    check_of,
+    excerpt,
+    find_slots,
+    mended,
+    named,
+    script_lines,
+    with_slots,
+    without_recalled,
+)
 from memp_mcp.errors import LLMFailed
-from memp_mcp.models import Step
+from memp_mcp.models import Pitfall, Step, Trajectory
 
 KITCHEN = won(
     "put a clean mug in cabinet",
@@ -165,3 +181,213 @@ def test_an_unverified_success_is_provisional() -> None:
 
 def test_names_follow_the_order_of_the_lines_that_say_something() -> None:
     assert [(s.name, s.text) for s in named(["* a", "", "2) b"])] == [("s1", "a"), ("s2", "b")]
+
+
+# -- what an LLM may say
+
+
+def test_an_llm_that_says_nothing_in_a_field_is_not_understood() -> None:
+    """A blank line would become a step without a text, and a lone surrogate a row that cannot be written."""
+    with pytest.raises(ValidationError, match="must not be empty"):
+        Draft(title="t", when_to_use="w", script=["find it", "  "])
+    assert Draft(title="t\ud800", when_to_use="w", script=["find it"]).title == "t\ufffd"
+
+
+def test_an_llm_cannot_make_a_pitfall_of_a_fault_of_the_surroundings() -> None:
+    llm = ScriptedLLM(
+        {
+            "title": "t", "when_to_use": "w", "script": ["fetch {url}"],
+            "pitfalls": [
+                {"advice": "do not fetch in the morning", "error": "curl: (28) Operation timed out"},
+                {"advice": "quote the URL", "error": "error: bad argument"},
+            ],
+        }
+    )  # fmt: skip
+
+    [pitfall] = build(KITCHEN, policy="script", llm=llm).pitfalls
+
+    assert pitfall.text == "quote the URL"
+    assert pitfall.trajectory_id == KITCHEN.id
+
+
+def test_an_llm_keeps_what_rules_found_where_it_says_nothing() -> None:
+    llm = ScriptedLLM({"title": "t", "when_to_use": "w", "script": ["find {object}"]})
+
+    built = build(KITCHEN, policy="proceduralization", llm=llm)
+
+    assert [p.error for p in built.pitfalls] == ["Nothing happens."]
+    assert built.check == "move mug 1 to cabinet 3 -> You move the mug 1 to the cabinet 3."
+    assert built.exemplar
+
+
+def test_the_prompt_says_what_is_known_of_the_outcome() -> None:
+    for outcome, said in (("success", "success"), ("partial", "failure"), ("unknown", "unknown")):
+        llm = ScriptedLLM("no")
+        told = trajectory("{braces} in a task", "do {it}", outcome=outcome)  # type: ignore[arg-type]  # given as text
+        with pytest.raises(LLMFailed):
+            build(told, policy="script", llm=llm)
+        assert f"<outcome>{said}</outcome>" in llm.prompts[0]
+        assert "{braces} in a task" in llm.prompts[0]
+
+
+def test_the_policy_trajectory_asks_no_llm() -> None:
+    llm = ScriptedLLM()
+
+    build(KITCHEN, policy="trajectory", llm=llm)
+
+    assert llm.prompts == []
+
+
+# -- steps that are needed
+
+
+def test_repeated_steps_are_kept_once() -> None:
+    told = won("show the log", ("make", "built"), ("cat log", "all fine"), ("cat log", "all fine"))
+
+    assert script(build(told, policy="script")) == ["make", "cat {log}"]
+
+
+def test_a_script_alone_is_enough() -> None:
+    built = build(
+        Trajectory(task="pack", steps=(), script=("1) tar it", "2) send it"), client="codex"), policy="script"
+    )
+
+    assert script(built) == ["tar it", "send it"]
+    assert built.author == "codex"
+
+
+def test_of_a_run_in_which_everything_failed_the_steps_are_kept_and_no_script_is_made() -> None:
+    """As vanilla keeps failures: they are evidence, and no advice."""
+    built = build(lost("pack", ("tar x", "error: no such file")), policy="proceduralization")
+
+    assert built.script == ()
+    assert [s.action for s in built.exemplar] == ["tar x"]
+    assert built.status == "provisional"
+
+
+def test_a_long_script_keeps_its_beginning_and_its_end_and_says_so() -> None:
+    lines = [s.text for s in named(f"do part {i}" for i in range(60))]
+
+    assert len(lines) == MAX_SCRIPT_STEPS
+    assert (lines[0], lines[-1]) == ("do part 0", "do part 59")
+    assert lines[MAX_SCRIPT_STEPS // 2] == "[… 36 steps left out …]"
+
+
+def test_ten_thousand_steps_and_endless_words_make_a_small_procedure() -> None:
+    many = [(f"write part{i}.txt", f"wrote {i}") for i in range(10_000)]
+    endless = "w" * 200_000
+
+    built = build(won(f"{endless} the {endless}", *many, (f"write {endless}", "ok")), policy="proceduralization")
+
+    assert len(built.model_dump_json()) < 60_000
+    assert len(script(built)) == MAX_SCRIPT_STEPS
+
+
+def test_a_line_of_the_callers_script_is_cut_visibly() -> None:
+    [line] = named(["x" * 5000])
+
+    assert len(line.text) < 1100
+    assert "characters …]" in line.text
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.text(), max_size=40))
+def test_a_script_is_named_in_order_whatever_its_lines_say(lines: list[str]) -> None:
+    made = named(lines)
+
+    assert [s.name for s in made] == [f"s{i}" for i in range(1, len(made) + 1)]
+    assert all(s.text.strip() == s.text != "" for s in made)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.text(min_size=1).filter(str.strip),
+    st.lists(st.tuples(st.text(min_size=1).filter(str.strip), st.text()), min_size=1, max_size=6),
+    st.sampled_from(["trajectory", "script", "proceduralization"]),
+)
+def test_any_trajectory_becomes_a_procedure(task: str, told: list[tuple[str, str]], policy: str) -> None:
+    built = build(won(task, *told), policy=policy)  # type: ignore[arg-type]  # given as text
+
+    assert built.tasks
+    assert type(built).model_validate_json(built.model_dump_json()) == built
+
+
+# -- what is stripped
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["recall_procedure", 'mcp__memp__recall_procedure {"task": "x"}', "memp.get_procedure(id='p_1')",
+     "Tool: reflect_failure", "> record_trajectory(steps=[])", 'call_tool(server="memp", tool="forget_procedure")',
+     'use_mcp_tool {"tool_name": "memp__recall_procedure"}', "mcp call memp recall_procedure"],
+)  # fmt: skip
+def test_own_tools_are_known_by_any_name_that_a_client_gives_them(action: str) -> None:
+    assert without_recalled(steps(action), ()) == ()
+
+
+@pytest.mark.parametrize(
+    "action",
+    ["git commit -m 'Fix recall_procedure'", "pytest tests/test_record_trajectory.py", "vim get_procedure.py",
+     "grep -rn recall_procedure src"],
+)  # fmt: skip
+def test_work_on_something_of_that_name_is_evidence(action: str) -> None:
+    assert len(without_recalled(steps(action), ())) == 1
+
+
+def test_recalled_pitfalls_are_known_again_and_separators_do_not_hide_them() -> None:
+    known = procedure(script=("Run make build",), pitfalls=(Pitfall(text="Never on Fridays"),))
+    printed = ("cat MEMORY.md", '---\n- s1: Run make build\n\n"Never on Fridays",\n===')
+
+    assert without_recalled(steps(printed), [known]) == ()
+
+
+def test_a_step_that_shows_one_known_line_among_news_is_evidence() -> None:
+    known = procedure(script=("Run make build", "Run make publish"))
+
+    assert len(without_recalled(steps(("cat README", "Run make build\nthen wait\nand see"), ("ls", "")), [known])) == 2
+
+
+# -- values
+
+
+def test_values_within_values_are_one_value() -> None:
+    taken = steps("open /tmp/2026-11-22/3f2a9c0d1e4b.log", "show 123e4567-e89b-12d3-a456-426614174000")
+
+    assert {s.name for s in find_slots("look", taken)} == {"temporary_path", "uuid"}
+
+
+def test_the_number_after_a_command_or_a_flag_is_no_instance() -> None:
+    taken = steps("chmod 755 run", "chmod 644 notes", "git clone --depth 1 x", "git fetch --depth 5 x")
+
+    assert script_lines(taken, ()) == [s.action for s in taken]
+
+
+def test_a_single_number_that_nothing_else_shows_is_kept() -> None:
+    assert script_lines(steps("set volume 7"), ()) == ["set volume 7"]
+
+
+# -- what mends what
+
+
+def test_the_same_action_again_explains_nothing() -> None:
+    assert mended(steps(("deploy shop", "error: no"), ("deploy shop", "ok"))) == []
+
+
+def test_a_step_on_other_arguments_explains_nothing() -> None:
+    assert mended(steps(("push alpha", "error: no"), ("list beta", "ok"))) == []
+
+
+def test_one_fault_is_told_once_and_at_most_five_are() -> None:
+    told: list[str | tuple[str, str]] = []
+    for i in range(9):
+        told += [(f"put box{i} in hall", f"error: {'x' * i} bad"), f"set box{i} in hall"]
+    again: list[str | tuple[str, str]] = [("put box9 in hall", "error: x bad"), "set box9 in hall"]
+
+    assert len(mended(steps(*told, *again))) == 5
+    assert len(mended(steps(*told[2:4], *again))) == 1
+
+
+def test_a_run_that_shows_nothing_has_no_check() -> None:
+    assert check_of(()) == ""
+    assert check_of(steps("make")) == ""
+    assert check_of(steps(("make", "\nbuilt\nmore"))) == "make -> built"

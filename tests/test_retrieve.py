@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from builders import procedure
+from hypothesis import given
+from hypothesis import strategies as st
 
-from memp_mcp.models import Counts, Pitfall
-from memp_mcp.retrieve import Candidate, gather, rank, scaled, trust_in_words
+from memp_mcp.models import Counts, Pitfall, RetrievePolicy
+from memp_mcp.retrieve import Candidate, gather, is_relevant, rank, scaled, trust_in_words
 
 BAKE = procedure("bake bread", ["heat the oven"])
 BREW = procedure("brew tea", ["boil water"])
@@ -91,3 +95,114 @@ def test_a_match_says_why() -> None:
     assert (match.why, match.relevance) == ("similar task, same words", 0.9)
     [match] = rank([Candidate(BAKE, phrases=0.9)], task="bake bread", policy="hybrid", floor=0.3, counts={})
     assert match.why == "same key phrases"
+
+
+def test_uses_that_nobody_verified_decide_nothing() -> None:
+    one, other = Candidate(BAKE, dense=0.8), Candidate(procedure("bake bread"), dense=0.8)
+    used_a_lot = {c.procedure.id: Counts(recalled=99, uses=99) for c in (one, other)}
+    used_a_lot[one.procedure.id] = Counts()
+
+    found = rank([one, other], task="bake bread", policy="hybrid", floor=0.3, counts=used_a_lot)
+
+    assert found[0].score == found[1].score
+
+
+def test_what_has_worked_goes_before_what_is_a_little_nearer_and_not_before_what_is_much_nearer() -> None:
+    far = Candidate(procedure("toast bread"), dense=0.4)
+    near, nearest = Candidate(BAKE, dense=0.88), Candidate(procedure("bake bread"), dense=0.9)
+    proven = Counts(uses=8, verified=8, successes=8)
+
+    def first(worked: Candidate) -> Candidate:
+        found = rank(
+            [far, near, nearest], task="bake", policy="hybrid", floor=0.3, counts={worked.procedure.id: proven}
+        )
+        return next(c for c in (far, near, nearest) if c.procedure == found[0].procedure)
+
+    assert first(near) == near
+    assert first(far) == nearest
+
+
+@pytest.mark.parametrize("policy", ["query", "avefact"])
+def test_single_views_know_no_utility(policy: RetrievePolicy) -> None:
+    """They are the paper's baselines, to compare with."""
+    one, other = Candidate(BAKE, dense=0.9, phrases=0.9), Candidate(BREW, dense=0.8, phrases=0.8)
+    proven = {BREW.id: Counts(uses=9, verified=9, successes=9)}
+
+    assert rank([one, other], task="bake bread", policy=policy, floor=0.3, counts=proven)[0].procedure == BAKE
+
+
+def test_the_own_project_does_not_go_before_what_fits_better() -> None:
+    shared, own = Candidate(BAKE, dense=0.9), Candidate(procedure("bake bread", project="kitchen"), dense=0.5)
+
+    assert (
+        rank([shared, own], task="bake", policy="query", floor=0.3, counts={}, project="kitchen")[0].procedure == BAKE
+    )
+
+
+def test_an_error_brings_forward_what_has_met_it() -> None:
+    met = procedure("brew tea", pitfalls=(Pitfall(text="plug it in", error="kettle: no power"),))
+
+    near, far = Candidate(BAKE, dense=0.9, words=2.0), Candidate(procedure("toast bread"), dense=0.3)
+    helped = Candidate(met, dense=0.6, errors=3.0)
+
+    assert titles(near, far, helped, error="kettle: no power at all")[0] == "brew tea"
+    assert titles(near, far, helped)[0] == "bake bread"
+
+
+def test_an_error_is_met_where_the_pitfall_says_more_than_the_error_or_less() -> None:
+    met = Candidate(
+        procedure("x", pitfalls=(Pitfall(text="mind it", error="fatal: remote origin already exists here"),))
+    )
+
+    assert is_relevant(met, task="y", error="remote origin already exists", floor=0.9)
+    assert is_relevant(
+        met, task="y", error="$ git remote add\nfatal: remote origin already exists here\nexit", floor=0.9
+    )
+    assert not is_relevant(met, task="y", error="fatal: disk", floor=0.9)
+    assert not is_relevant(Candidate(procedure("x")), task="y", error="fatal: disk", floor=0.9)
+
+
+def test_no_more_than_the_limit_is_returned() -> None:
+    many = [Candidate(procedure("bake bread"), dense=0.5) for _ in range(9)]
+
+    assert len(rank(many, task="bake bread", policy="hybrid", floor=0.3, counts={}, limit=4)) == 4
+    assert len(rank(many, task="bake bread", policy="random", floor=0.3, counts={}, limit=4)) == 4
+    assert rank([], task="bake bread", policy="hybrid", floor=0.3, counts={}) == []
+
+
+def test_random_knows_no_floor() -> None:
+    assert titles(Candidate(BREW, words=0.0), task="fly to the moon", policy="random") == ["brew tea"]
+
+
+VALUES = st.one_of(st.none(), st.floats(-1, 30, allow_nan=False))
+
+
+@given(st.lists(VALUES, max_size=8))
+def test_scaled_values_are_shares_that_keep_the_order(values: list[float | None]) -> None:
+    made = scaled(values)
+
+    assert len(made) == len(values)
+    assert all(0.0 <= v <= 1.0 for v in made)
+    pairs = [(v, m) for v, m in zip(values, made, strict=True) if v is not None]
+    assert all(m <= n for v, m in pairs for w, n in pairs if v <= w)
+
+
+@given(
+    st.lists(st.tuples(VALUES, VALUES, VALUES, VALUES), max_size=6),
+    st.sampled_from(["query", "avefact", "hybrid"]),
+    st.sampled_from([None, -1.0, 0.3]),
+    st.randoms(use_true_random=False),
+)
+def test_the_order_in_which_views_return_things_does_not_matter(
+    rows: list[tuple[float | None, ...]], policy: RetrievePolicy, floor: float | None, order: random.Random
+) -> None:
+    candidates = [Candidate(procedure(f"bake bread {i}", id=f"p_{i:012d}"), *row) for i, row in enumerate(rows)]
+    shuffled = order.sample(candidates, len(candidates))
+
+    one, other = (
+        rank(c, task="bake bread", error="e", policy=policy, floor=floor, counts={}, limit=9)
+        for c in (candidates, shuffled)
+    )
+
+    assert [m.procedure.id for m in one] == [m.procedure.id for m in other]
+    assert [m.score for m in one] == sorted((m.score for m in one), reverse=True)

@@ -19,7 +19,7 @@ from memp_mcp.errors import BadInput
 from memp_mcp.models import Event, Pitfall, Procedure, Reward, ScriptStep, Step, Trajectory
 from memp_mcp.transcripts import FORMATS, Exported, Skipped, own, read
 
-DATA = Path(os.environ.get("MEMP_TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
+DATA = Path(os.environ.get("TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the shared trajectories are not at {DATA}")
 
 OWN_LINE = {"task": "put a mug on the desk", "steps": [{"action": "go to desk 1", "observation": "You see nothing."}]}

@@ -13,7 +13,7 @@ from memp_mcp.adjust import Correction, Edit, Failure, apply_edits, parse_correc
 from memp_mcp.build import build, named
 from memp_mcp.errors import BadInput
 from memp_mcp.models import Change, Counts, Pitfall, Procedure, Trajectory
-from memp_mcp.update import Episode, Neighbour, Used, decide, wants_draft
+from memp_mcp.update import MAX_TASKS, Episode, Neighbour, Used, decide, followed, wants_draft
 
 PUBLISH = procedure("Publish the app", ["run make build", "run make publish"])
 
@@ -400,3 +400,216 @@ def test_two_steps_that_look_alike_are_told_apart_by_their_command() -> None:
     assert revisions.step_for(script, "delete report from archive now") == "s2"
     assert revisions.step_for(script, "sing a song") is None
     assert revisions.step_for((), steps("x")[0].action) is None
+
+
+# -- health, at its edges
+
+
+def kinds(changes: list[Change]) -> list[str]:
+    return [c.kind for c in changes]
+
+
+FOLLOWED_IT = won("ship", "run make build", "run make publish")
+LOST_IT = lost("ship", ("run make build", "error: x"))
+
+
+@pytest.mark.parametrize(
+    ("retire_uses", "retire_below", "before", "retired"),
+    [(3, 0.5, (2, 0), True), (3, 0.5, (3, 2), False), (4, 0.5, (2, 0), False), (1, 0.5, (0, 0), True),
+     (3, 0.0, (9, 0), False), (3, 0.9, (9, 8), True)],
+)  # fmt: skip
+def test_when_to_retire_can_be_set(
+    retire_uses: int, retire_below: float, before: tuple[int, int], *, retired: bool
+) -> None:
+    changes = decide(
+        Episode(LOST_IT, (Used(PUBLISH, verified(*before)),)), None, policy="adjustment",
+        retire_uses=retire_uses, retire_below=retire_below,
+    )  # fmt: skip
+
+    assert kinds(changes) == (["retire"] if retired else [])
+
+
+def test_every_procedure_that_was_used_is_judged_by_its_own_counts() -> None:
+    other = procedure("Sign the app", ["sign it"])
+
+    changes = learn(LOST_IT, used=(Used(PUBLISH, verified(2, 0)), Used(other, verified(2, 2))))
+
+    assert [(c.kind, c.procedure.id) for c in changes] == [("retire", PUBLISH.id)]
+
+
+def test_what_is_retired_stays_so_and_learns_nothing() -> None:
+    gone = PUBLISH.model_copy(update={"status": "retired"})
+
+    assert learn(LOST_IT, used=(Used(gone, verified(5, 0)),)) == []
+    assert kinds(
+        learn(won("Publish the app", "run make build", "run make publish"), used=(Used(gone),), near=(gone,))
+    ) == ["add"]
+
+
+def test_a_success_that_comes_too_late_for_its_procedure_is_learnt_all_the_same() -> None:
+    """It would be lost if it were merged into the procedure that is retired in the same breath."""
+    retired, added = learn(FOLLOWED_IT, used=(Used(PUBLISH, verified(5, 0)),))
+
+    assert (retired.kind, added.kind) == ("retire", "add")
+    assert added.procedure.id != PUBLISH.id
+    assert added.procedure.status == "active"
+
+
+def test_a_revision_is_judged_from_its_second_verified_use_on() -> None:
+    assert learn(LOST_IT, used=(Used(revised(), verified(0, 0), PUBLISH, verified(3, 3)),)) == []
+
+
+def test_a_revision_of_a_script_that_nobody_verified_is_not_rolled_back() -> None:
+    assert learn(LOST_IT, used=(Used(revised(), verified(1, 0), PUBLISH, Counts(uses=9)),)) == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [trajectory("ship", ("run make", "error: x"), outcome="failure"), lost("ship", ("curl x", "curl: (28) timed out"))],
+    ids=["unverified", "transient"],
+)
+def test_thin_evidence_rolls_nothing_back(told: Trajectory) -> None:
+    assert learn(told, used=(Used(revised(), verified(5, 0), PUBLISH, verified(3, 3)),)) == []
+
+
+def test_a_roll_back_keeps_what_was_learnt_since_and_says_why() -> None:
+    since = revised().model_copy(update={"tasks": ("Publish the app", "ship it"), "keywords": ("ship",)})
+
+    [change] = learn(LOST_IT, used=(Used(since, verified(1, 0), PUBLISH, verified(3, 3)),))
+
+    assert change.procedure.tasks == since.tasks
+    assert change.procedure.keywords == since.keywords
+    assert "0 successes in 2 verified uses, worse than revision 1 with 3 in 3" in change.reason
+    assert "+ s2: run make publish" in change.diff
+
+
+def test_a_success_proves_advice_but_no_open_question() -> None:
+    noted = adjust.tentative_pitfall(Used(PUBLISH), Failure("ship", "error: not signed"))
+    assert noted is not None
+    both = noted.procedure.model_copy(update={"pitfalls": (*noted.procedure.pitfalls, Pitfall(text="sign it first"))})
+
+    promoted, *_ = learn(FOLLOWED_IT, used=(Used(both),))
+    nothing_to_prove = learn(FOLLOWED_IT, used=(Used(noted.procedure),))
+
+    assert [p.tentative for p in promoted.procedure.pitfalls] == [True, False]
+    assert kinds(nothing_to_prove) == ["merge"]
+
+
+def test_an_unverified_success_proves_nothing() -> None:
+    tried = PUBLISH.model_copy(update={"pitfalls": (Pitfall(text="sign it"),), "status": "provisional"})
+
+    changes = learn(trajectory("ship", "run make build", "run make publish"), used=(Used(tried),))
+
+    assert kinds(changes) == ["merge"]
+    assert changes[0].procedure.status == "provisional"
+
+
+def test_what_is_promoted_and_learnt_from_in_one_episode_is_two_revisions_in_a_row() -> None:
+    tried = PUBLISH.model_copy(update={"status": "provisional"})
+
+    promoted, merged = learn(won("ship 2.0", "run make build", "run make publish"), used=(Used(tried),))
+
+    assert (promoted.procedure.revision, merged.procedure.revision) == (2, 3)
+    assert merged.procedure.status == "active"
+
+
+def test_the_decision_names_the_ending_of_a_run_without_failed_steps_too() -> None:
+    """Where no step failed by itself, the last observation and the caller's words tell whose fault it was."""
+    spoilt = lost("ship", "run make build", feedback="the network was down: connection reset by peer")
+
+    assert learn(spoilt, used=(Used(PUBLISH, verified(5, 0)),)) == []
+    assert kinds(learn(lost("ship", "run make build"), used=(Used(PUBLISH, verified(5, 0)),))) == ["retire"]
+
+
+# -- merging, at its edges
+
+
+def test_only_a_verified_run_replaces_the_exemplar_of_a_verified_one() -> None:
+    known = build(won("pack", "mkdir out", "cp a out", "cp b out"), policy="proceduralization")
+
+    unverified = learn(trajectory("pack", "cp a b out"), near=(known,))
+    longer = learn(won("pack", "mkdir out", "cp a out", "cp b out", "cp c out"), near=(known,))
+
+    assert [c.procedure.exemplar for c in (*unverified, *longer)] == [known.exemplar] * 2
+
+
+def test_the_first_verified_run_replaces_an_exemplar_that_nobody_verified_even_a_shorter_one() -> None:
+    known = build(trajectory("pack", "cp a b out"), policy="proceduralization")
+    told = won("pack", "mkdir out", "cp a out", "cp b out")
+
+    [change] = learn(told, near=(known,))
+
+    assert change.procedure.exemplar_id == told.id
+    assert change.procedure.status == "active"
+
+
+def test_evidence_and_wordings_are_bounded() -> None:
+    known = build(won("pack 0 things", "tar x"), policy="proceduralization")
+    words = ["red", "green", "blue", "black", "white", "pink", "brown", "grey", "gold", "lime"]
+    for word in words:
+        known = learn(won(f"pack {word} boxes", "tar x"), near=(known,), similarity=0.99)[-1].procedure
+
+    assert len(known.tasks) == MAX_TASKS
+    assert known.tasks[0] == "pack 0 things"
+
+
+def test_the_nearest_of_several_twins_is_taken() -> None:
+    near, far = (build(won(t, "systemctl start web"), policy="proceduralization") for t in ("start web", "launch web"))
+    draft = build(won("start up the web server", "systemctl start web"), policy="proceduralization")
+
+    told = won("start up the web server", "systemctl start web")
+    [change] = decide(Episode(told, (), (Neighbour(far, 0.93), Neighbour(near, 0.97))), draft, policy="adjustment")
+
+    assert change.procedure.id == near.id
+
+
+def test_scripts_that_are_not_there_are_not_alike() -> None:
+    bare = procedure("start the web", script=())
+
+    assert kinds(learn(won("start the server", "systemctl start web"), near=(bare,), similarity=0.99)) == ["add"]
+
+
+def test_a_run_follows_a_script_by_the_share_of_its_steps() -> None:
+    assert followed(PUBLISH.script, FOLLOWED_IT.steps) == 1.0
+    assert followed(PUBLISH.script, steps("run make build", "sing")) == 0.5
+    assert followed((), FOLLOWED_IT.steps) == 0.0
+
+
+def test_a_repair_keeps_the_names_of_all_steps_and_explains_its_slots() -> None:
+    known = procedure("place the mug", ["go to shelf", "put {cup} in cabinet", "look around"])
+    told = won(
+        "place the mug",
+        ("put mug 1 in cabinet 2", "Nothing happens."),
+        ("move mug 1 to cabinet 2", "You move it."),
+    )
+
+    [change] = learn(told, near=(known,))
+
+    assert [s.name for s in change.procedure.script] == ["s1", "s2", "s3"]
+    assert change.procedure.script[1].text == "move {mug} to cabinet 2"
+    assert "mug" in {s.name for s in change.procedure.slots}
+    assert [p.text for p in change.procedure.pitfalls] == [
+        "`put mug 1 in cabinet 2` failed; `move mug 1 to cabinet 2` worked."
+    ]
+
+
+def test_what_mends_a_step_that_the_script_lacks_or_has_mended_already_repairs_nothing() -> None:
+    known = procedure("place the mug", ["move {mug} to cabinet 2", "look around"])
+    told = won("place the mug", ("put mug 1 in cabinet 2", "Nothing happens."), ("move mug 1 to cabinet 2", "done"))
+
+    [change] = learn(told, near=(known,))
+
+    assert change.kind == "merge"
+    assert change.procedure.script == known.script
+
+
+def test_a_trajectory_without_steps_teaches_nothing_and_one_with_a_script_does() -> None:
+    assert not wants_draft(Trajectory(task="x", steps=(), outcome="success"), "vanilla")
+    assert wants_draft(Trajectory(task="x", steps=(), script=("do it",), outcome="success"), "adjustment")
+
+
+def test_tasks_without_words_are_not_taken_for_one_another() -> None:
+    known = build(won("🚀", "run it"), policy="proceduralization")
+
+    assert kinds(learn(won("🔥", "stop that"), near=(known,))) == ["add"]
+    assert kinds(learn(won("🚀", "run it"), near=(known,))) == ["merge"]

@@ -20,7 +20,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.types import Implementation
 
-DATA = Path(os.environ.get("MEMP_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 Say = Callable[[str], None]
 
 
@@ -113,7 +113,7 @@ async def walk(home: Path, say: Say) -> dict[str, Any]:  # noqa: PLR0915 - a sto
 @pytest.mark.anyio
 async def test_a_correction_by_one_client_reaches_another_on_real_data(tmp_path: Path) -> None:
     if not DATA.is_dir():  # noqa: ASYNC240 - before anything runs
-        pytest.skip(f"no real data: {DATA} is not there; set MEMP_TEST_DATA")
+        pytest.skip(f"no real data: {DATA} is not there; set TEST_DATA")
 
     seen = await walk(tmp_path / "memory", lambda _: None)
 
