@@ -94,7 +94,8 @@ def used(store: Store, procedure: Procedure) -> Used:
     parent = None
     if procedure.counted_from > 1:
         earlier = [r for r in store.history(procedure.id) if r.revision < procedure.counted_from]
-        parent = next((r for r in reversed(earlier) if r.script and r.status != "retired"), None)
+        others = (r for r in reversed(earlier) if r.script and r.script != procedure.script)
+        parent = next((r for r in others if r.status != "retired"), None)
     return Used(
         procedure,
         counts.get(procedure.counted_from, Counts()),

@@ -25,6 +25,7 @@ from memp_mcp.models import (
     Procedure,
     RetrievePolicy,
     Status,
+    Text,
     Trajectory,
     UpdatePolicy,
     Value,
@@ -55,7 +56,7 @@ class Recall(Value):
     """The answer to a recall: what was found, how, and the id by which its use can be reported."""
 
     id: str | None
-    task: str
+    task: Text
     found: Found
     reason: str = ""
     matches: tuple[Match, ...] = ()
@@ -374,7 +375,11 @@ class Memory:
             to = live[-1] if live else current
         else:
             to = self.get(procedure_id, revision=revision).procedure
-        return self._by_hand(revisions.restored(current, to, author=author, reason=f"restored revision {to.revision}"))
+        change = revisions.restored(current, to, author=author, reason=f"restored revision {to.revision}")
+        if current.status == "retired":  # on the counts that retired it, even a success would retire it again
+            fresh = {"counted_from": change.procedure.revision}
+            change = change.model_copy(update={"procedure": change.procedure.model_copy(update=fresh)})
+        return self._by_hand(change)
 
     def retire(self, procedure_id: str, *, reason: str = "retired by hand", author: str = "user") -> Change:
         """Take a procedure out of recall; `restore` brings it back.

@@ -7,6 +7,7 @@ it is and committed with compare-and-set. When somebody else was faster, only th
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -174,17 +175,17 @@ class Recorder:
     def _commit(self, drafts: Sequence[_Draft], policy: UpdatePolicy) -> list[Recorded]:
         if not drafts:
             return []
-        for attempt in range(1, ATTEMPTS + 1):
-            pending = _Pending()
-            decided = [self._decide(draft, policy, pending) for draft in drafts]
-            try:
-                applied = self._store.apply(*(d.commit for d in decided), vectors=pending.vectors)
-            except StaleRevision:
-                if attempt == ATTEMPTS:
-                    raise
-            else:
-                return [d.recorded for d, fresh in zip(decided, applied, strict=True) if fresh]
-        return []
+        for _ in range(ATTEMPTS - 1):
+            with suppress(StaleRevision):
+                return self._try_to_commit(drafts, policy)
+        return self._try_to_commit(drafts, policy)
+
+    def _try_to_commit(self, drafts: Sequence[_Draft], policy: UpdatePolicy) -> list[Recorded]:
+        """Decide on what is stored now and write it; what another process has stored meanwhile is left out."""
+        pending = _Pending()
+        decided = [self._decide(draft, policy, pending) for draft in drafts]
+        applied = self._store.apply(*(d.commit for d in decided), vectors=pending.vectors)
+        return [d.recorded for d, fresh in zip(decided, applied, strict=True) if fresh]
 
     def _decide(self, draft: _Draft, policy: UpdatePolicy, pending: _Pending) -> _Decided:
         trajectory = draft.trajectory

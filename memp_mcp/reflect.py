@@ -9,12 +9,13 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from memp_mcp import adjust, evidence, keys, lookup, redact, update
+from memp_mcp import adjust, evidence, keys, lookup, redact, revisions, update
 from memp_mcp.errors import BadInput, LLMFailed, StaleRevision
 from memp_mcp.llm import LLM
 from memp_mcp.models import Change, Commit, Event, Procedure, Text, Trajectory, Value, stable_id
@@ -90,13 +91,10 @@ class Reflector:
                 f"The diagnosis has {len(report.diagnosis):,} characters, at most {MAX_DIAGNOSIS:,} are kept: say in "
                 "one or two sentences which step failed and why."
             )
-        for attempt in range(1, ATTEMPTS + 1):
-            try:
+        for _ in range(ATTEMPTS - 1):
+            with suppress(StaleRevision):
                 return self._reflect(self._asked(report, project))
-            except StaleRevision:
-                if attempt == ATTEMPTS:
-                    raise
-        raise AssertionError("unreachable: the last attempt returns or raises")
+        return self._reflect(self._asked(report, project))
 
     def _asked(self, report: Report, project: str) -> _Asked:
         text = redact.Redactor().text
@@ -204,7 +202,7 @@ class Reflector:
 
     def _revision(self, used: update.Used, asked: _Asked) -> Change:
         history = self._store.history(used.procedure.id)
-        return adjust.revise(
+        change = adjust.revise(
             used,
             asked.failure,
             diagnosis=asked.diagnosis,
@@ -212,6 +210,7 @@ class Reflector:
             author=asked.author,
             rejected=[r for r, after in pairwise(history) if after.change == "roll_back"],
         )
+        return _revived(used.procedure, change)
 
     # -- what is kept ----------------------------------------------------------------------------------------
 
@@ -242,6 +241,14 @@ def last_error(trajectory: Trajectory) -> str:
     """The error text that a failed trajectory ends with, as far as code can tell; the caller's feedback otherwise."""
     failed = evidence.failed_steps(trajectory)
     return failed[-1].error if failed else trajectory.feedback
+
+
+def _revived(before: Procedure, change: Change) -> Change:
+    """Put a retired procedure whose script was corrected on trial again: nobody would find the correction otherwise."""
+    if before.status != "retired" or change.procedure.script == before.script:
+        return change
+    after = change.procedure.model_copy(update={"status": "provisional"})
+    return change.model_copy(update={"procedure": after, "diff": revisions.diff(before, after)})
 
 
 def _surroundings(asked: _Asked, why: str) -> Reflection:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
-from builders import lost, trajectory, won
+from builders import lost, procedure, trajectory, won
 from conftest import OpenMemory
 from fakes import NoEmbedder, ScriptedLLM
+from pydantic import BaseModel
 
 from memp_mcp.archive import bootstrap, export, import_files, problems, rebuild
-from memp_mcp.errors import BadInput, EmbedderError
+from memp_mcp.errors import BadInput, EmbedderError, MempError, StoreDamaged
 from memp_mcp.memory import Memory
 from memp_mcp.models import Commit, Trajectory
 from memp_mcp.reflect import Report
 from memp_mcp.transcripts import Exported, Skipped, read
+
+A = TypeVar("A", bound=BaseModel)
 
 
 def write(path: Path, *told: Trajectory | str) -> Path:
@@ -77,6 +81,69 @@ def test_secrets_of_a_foreign_export_stay_out(memory: Memory, tmp_path: Path) ->
     import_files(memory, [file])
 
     assert all(secret not in line for line in contents(memory))
+
+
+def test_what_was_read_before_a_file_of_no_known_format_is_stored(open_memory: OpenMemory, tmp_path: Path) -> None:
+    source, target = lived(open_memory("source")), open_memory("target")
+    file, unknown = tmp_path / "memory.jsonl", tmp_path / "x.txt"
+    file.write_text("\n".join(export(source)), encoding="utf-8")
+    unknown.write_text('{"hello": 1}\n')
+
+    with pytest.raises(BadInput, match="Known formats"):
+        import_files(target, [file, unknown])
+
+    assert contents(target) == contents(source)
+
+
+def test_another_history_of_the_same_procedure_is_told_and_ours_is_kept(
+    open_memory: OpenMemory, tmp_path: Path
+) -> None:
+    mine, other = open_memory("mine"), open_memory("other")
+    mine.record(won("sweep the floor", "sweep"))
+    file = tmp_path / "mine.jsonl"
+    file.write_text("\n".join(export(mine)), encoding="utf-8")
+    import_files(other, [file])
+    [procedure] = mine.list_procedures()
+    mine.retire(procedure.id, reason="dusty")
+    other.retire(procedure.id, reason="loud")
+    file.write_text("\n".join(export(other)), encoding="utf-8")
+
+    done = import_files(mine, [file])
+
+    assert done.skipped == (f"{procedure.id}: this memory has another history of it, which was kept",)
+    assert mine.get(procedure.id).procedure.reason == "dusty"
+
+
+def test_an_export_saves_what_can_be_read_and_then_says_what_it_lacks(memory: Memory, tmp_path: Path) -> None:
+    lived(memory)
+    for file in (tmp_path / "memory" / "trajectories.lance" / "data").iterdir():
+        file.write_bytes(b"")
+    lines: list[str] = []
+
+    with pytest.raises(StoreDamaged, match="complete but for"):
+        lines.extend(export(memory))
+
+    kinds = [json.loads(line)["kind"] for line in lines]
+    assert {"header", "event", "procedure"} == set(kinds)
+    assert kinds.count("procedure") == len(list(memory.store.all_revisions()))
+
+
+def test_an_export_while_others_write_lacks_nothing_that_it_speaks_of(open_memory: OpenMemory, tmp_path: Path) -> None:
+    memory, target = open_memory(), open_memory("target")
+    lived(memory)
+    file = tmp_path / "memory.jsonl"
+    with file.open("w", encoding="utf-8") as out:
+        for number, line in enumerate(export(memory)):
+            out.write(line + "\n")
+            if number % 5 == 0:
+                memory.record(won(f"task {'abcdefghijklmnop'[number // 5]}", "do it"))
+
+    import_files(target, [file])
+    for told in memory.store.all_trajectories():
+        target.record(told.model_copy(update={"recall_id": None, "used": ()}))
+
+    assert {t.id for t in target.store.all_trajectories()} == {t.id for t in memory.store.all_trajectories()}
+    assert target.store.unfinished() == []
 
 
 def test_a_broken_line_costs_itself_alone(memory: Memory, tmp_path: Path) -> None:
@@ -142,6 +209,33 @@ def test_a_cold_start_lets_an_llm_judge_and_survives_its_failure(open_memory: Op
     assert "out of budget" in bad.reason
 
 
+def test_a_cold_start_tells_what_it_could_not_read_and_refuses_an_exported_memory(
+    memory: Memory, open_memory: OpenMemory, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "t.jsonl", won("sing", "la"), '{"task": "x", "steps": [{"act')
+    exported = tmp_path / "memory.jsonl"
+    exported.write_text("\n".join(export(lived(open_memory("source")))), encoding="utf-8")
+
+    report = bootstrap(memory, [file])
+
+    assert [k.kept for k in report] == [False, True]
+    assert "t.jsonl:2: It is not complete JSON" in report[0].reason
+    with pytest.raises(BadInput, match="memp-mcp import"):
+        bootstrap(memory, [exported])
+
+
+def test_an_llm_that_judges_a_cold_start_sees_no_secrets(open_memory: OpenMemory, tmp_path: Path) -> None:
+    secret = "ghp_" + "a1B2" * 9
+    llm = ScriptedLLM({"score": 0.9, "reason": "pushed"}, "x")
+    file = write(tmp_path / "t.jsonl", trajectory("push", f"git push {secret}", outcome="unknown"))
+
+    [kept] = bootstrap(open_memory(llm=llm), [file])
+
+    assert kept.kept
+    assert all(secret not in p for p in llm.prompts)
+    assert "git push" in llm.prompts[0]
+
+
 def test_a_rebuild_changes_nothing_that_is_sound(memory: Memory) -> None:
     lived(memory)
     before = contents(memory)
@@ -162,6 +256,65 @@ def test_a_rebuild_finishes_what_a_crash_left(memory: Memory) -> None:
     assert done.finished == 1
     assert [p.title for p in memory.list_procedures()] == ["sweep the floor"]
     assert problems(memory) == []
+
+
+def test_a_rebuild_finishes_what_a_crash_left_though_what_it_used_was_forgotten(memory: Memory) -> None:
+    lost_ids = {"recall_id": "r_" + "0" * 12, "used": ("p_" + "0" * 12,)}
+    memory.store.merge_in([won("sweep the floor", "sweep", **lost_ids)], [], [])
+
+    assert rebuild(memory).finished == 1
+    assert problems(memory) == []
+
+
+def test_an_llm_that_fails_in_the_middle_of_a_rebuild_leaves_what_was_done(open_memory: OpenMemory) -> None:
+    plain = open_memory()
+    plain.record_all([won("sweep the floor", "sweep"), won("brew tea", "boil water")])
+    draft: dict[str, object] = {"title": "Anew", "when_to_use": "a floor is dirty", "script": ["sweep {room}"]}
+
+    with pytest.raises(MempError, match="The 1 procedures that were distilled before"):
+        rebuild(open_memory(llm=ScriptedLLM(draft, "out of budget")), distil=True)
+
+    assert sum(p.title == "Anew" for p in plain.list_procedures()) == 1
+    again = rebuild(open_memory(llm=ScriptedLLM(draft)), distil=True)
+    assert (len(again.distilled), again.kept_as_they_are) == (1, 1)
+
+
+def test_what_had_been_recalled_does_not_come_back_as_evidence_when_it_is_distilled_again(
+    open_memory: OpenMemory, tmp_path: Path
+) -> None:
+    memory = open_memory()
+    memory.record(won("sweep the floor", "take the broom", "sweep the corners", "empty the pan"))
+    recall = memory.recall("sweep the floor")
+    quoted = "; ".join(s.text for s in recall.matches[0].procedure.script)
+    told = won("wash the car", (f"note: {quoted}", ""), "fill the bucket", "rinse", recall_id=recall.id)
+    memory.record(told)
+    foreign = told.model_copy(update={"id": "t_" + "0" * 20, "recall_id": "r_" + "0" * 12, "project": "b"})
+    memory.store.apply(Commit(op_id="x", trajectory=foreign))
+    memory.store.apply(Commit(op_id="y", procedures=(procedure("Wash", exemplar_id=foreign.id, project="b"),)))
+    before = next(p for p in memory.list_procedures() if p.title == "wash the car")
+
+    done = rebuild(memory, distil=True)
+
+    assert [c.procedure.project for c in done.distilled] == ["b"], "nobody knows what was recalled there"
+    assert memory.get(before.id).procedure == before
+
+
+def test_a_distillation_that_somebody_overtakes_is_left_to_them(open_memory: OpenMemory) -> None:
+    memory = open_memory()
+    memory.record(won("sweep the floor", "sweep"))
+    [known] = memory.list_procedures()
+
+    class Overtaken(ScriptedLLM):
+        def ask(self, prompt: str, answer: type[A], *, system: str = "") -> A:
+            memory.retire(known.id)
+            return super().ask(prompt, answer, system=system)
+
+    llm = Overtaken({"title": "Anew", "when_to_use": "x", "script": ["sweep {room}"]})
+
+    done = rebuild(open_memory(llm=llm), distil=True)
+
+    assert (done.distilled, done.kept_as_they_are) == ((), 1)
+    assert memory.get(known.id).procedure.status == "retired"
 
 
 def test_distilling_again_writes_new_scripts_but_leaves_corrections_alone(open_memory: OpenMemory) -> None:

@@ -214,6 +214,17 @@ def test_secrets_never_reach_the_disk(memory: Memory) -> None:
     assert all(secret not in t.model_dump_json() for t in memory.store.all_trajectories())
 
 
+def test_secrets_of_a_recall_never_reach_the_disk(memory: Memory) -> None:
+    secret = "ghp_" + "a1B2" * 9
+
+    recall = memory.recall(f"push with {secret}", error=f"denied: {secret}")
+
+    [noted] = memory.store.events(kind="recall")
+    assert recall.task == f"push with {secret}"
+    assert secret not in noted.detail
+    assert "denied" in noted.detail
+
+
 def test_three_verified_failures_retire_a_procedure_and_restore_brings_it_back(memory: Memory) -> None:
     memory.record(PUBLISH)
     procedure_id = only(memory).id
@@ -454,7 +465,11 @@ def test_revisions_can_be_told_apart_and_brought_back(memory: Memory) -> None:
     assert memory.diff(procedure_id, 1, 1) == ""
     assert memory.diff(procedure_id, 0, 1).startswith("+ title")
     assert memory.restore(procedure_id, 1).procedure.script == memory.get(procedure_id, revision=1).procedure.script
+    with pytest.raises(BadInput, match="Name the revision"):
+        memory.restore(procedure_id)
     assert memory.retire(procedure_id).procedure.status == "retired"
+    with pytest.raises(BadInput, match="restore brings it back"):
+        memory.retire(procedure_id)
     with pytest.raises(NotFound, match="current revision"):
         memory.get(procedure_id, revision=99)
 
