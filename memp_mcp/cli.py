@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 nothing f
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -142,8 +143,9 @@ def _export(options: argparse.Namespace, settings: Settings) -> Answer:
     from memp_mcp.archive import export  # noqa: PLC0415 - imports LanceDB
 
     lines = 0
+    memory = _open(settings, salvage=True)  # before the file: an earlier export outlives a memory that cannot be opened
     with options.file.open("w", encoding="utf-8") if options.file else nullcontext(sys.stdout) as out:
-        for line in export(_open(settings, salvage=True)):
+        for line in export(memory):
             out.write(line + "\n")
             lines += 1
     return Answer({"lines": lines}, [f"{lines} lines written to {options.file}"] if options.file else [])
@@ -242,7 +244,8 @@ def _retire(options: argparse.Namespace, settings: Settings) -> Answer:
 
 def _changed(change: Any) -> Answer:
     new: Procedure = change.procedure
-    return Answer(change, [f"{new.id} is at revision {new.revision}, {new.status}: {change.reason}", change.diff])
+    line = f"{new.id} is at revision {new.revision}, {new.status}: {change.reason}"
+    return Answer(change, [line, change.diff] if change.diff else [line])
 
 
 def _forget(options: argparse.Namespace, settings: Settings) -> Answer:
@@ -333,7 +336,7 @@ def _add_serving(command: AddCommand) -> None:
     serve = command("serve", _serve, "serve MCP on stdio, or with --http on a port")
     serve.add_argument("--http", action="store_true", help="streamable HTTP at /mcp")
     serve.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
-    serve.add_argument("--port", type=int, default=8765)
+    serve.add_argument("--port", type=_number(1, 65_535), default=8765)
     command("demo", _demo, "watch one agent fail and a second succeed, on a throw-away memory")
 
 
@@ -345,33 +348,33 @@ def _add_transfer(command: AddCommand) -> None:
     command("export", _export, "write the whole memory as JSON lines").add_argument("file", nargs="?", type=Path)
     cold = command("bootstrap", _bootstrap, "cold start: score several trajectories a task, keep the best")
     _add_files(cold)
-    cold.add_argument("--keep", type=_positive, default=1, help="how many trajectories of a task to keep")
+    cold.add_argument("--keep", type=_number(1), default=1, help="how many trajectories of a task to keep")
 
 
 def _add_reading(command: AddCommand) -> None:
     search = command("search", _search, "recall procedures for a task")
     search.add_argument("task")
     search.add_argument("--error", default="", help="an error met in the middle of the task")
-    search.add_argument("--limit", type=_positive, default=5)
+    search.add_argument("--limit", type=_number(1), default=5)
     search.add_argument("--project", help="besides what is shared")
     search.add_argument("--retrieve", choices=get_args(RetrievePolicy), help="MEMP_RETRIEVE for this search")
     listing = command("list", _list, "list procedures, the latest changed first")
     listing.add_argument("--status", choices=get_args(Status))
     listing.add_argument("--project")
-    listing.add_argument("--limit", type=_positive, default=50)
-    listing.add_argument("--offset", type=int, default=0)
+    listing.add_argument("--limit", type=_number(1), default=50)
+    listing.add_argument("--offset", type=_number(0), default=0)
     show = _with_id(command("show", _show, "show a procedure or trajectory in full"), "procedure or trajectory id")
-    show.add_argument("--revision", type=_positive)
+    show.add_argument("--revision", type=_number(1))
     _with_id(command("history", _history, "all revisions of a procedure"))
     diff = _with_id(command("diff", _diff, "what changed between two revisions; by default the last two"))
-    diff.add_argument("old", nargs="?", type=_positive)
-    diff.add_argument("new", nargs="?", type=_positive)
+    diff.add_argument("old", nargs="?", type=_number(1))
+    diff.add_argument("new", nargs="?", type=_number(1))
     command("stats", _stats, "the memory in figures")
 
 
 def _add_changing(command: AddCommand) -> None:
     restore = _with_id(command("restore", _restore, "bring back an earlier revision or a retired procedure"))
-    restore.add_argument("--revision", type=_positive)
+    restore.add_argument("--revision", type=_number(1))
     retire = _with_id(command("retire", _retire, "take a procedure out of recall; restorable"))
     retire.add_argument("--reason", default="retired by hand")
     _with_id(command("forget", _forget, "remove a procedure for good, with the trajectories only it rests on"))
@@ -398,10 +401,13 @@ def _with_id(command: argparse.ArgumentParser, text: str = "procedure id") -> ar
     return command
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+def _number(least: int, most: int = sys.maxsize) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if not text.isdecimal() or not least <= int(text) <= most:
+            upwards = f"{least} to {most}" if most < sys.maxsize else f"{least} upwards"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number from {upwards}")
+        return int(text)
+
     return number
 
 
@@ -409,20 +415,33 @@ def main(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
     """Run one command; returns the exit code."""
     options = parser().parse_args(argv)
     try:
-        settings = Settings.from_env(os.environ if environ is None else environ, home=options.home)
-        logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(message)s")
-        answer: Answer = options.run(options, settings)
+        return _run(options, os.environ if environ is None else environ)
     except MempError as error:
         return _failed(str(error), as_json=options.json)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-        return FAILED
     except OSError as error:
-        return _failed(f"{error.strerror or error}: {error.filename or ''}", as_json=options.json)
+        return _unwritten(error, as_json=options.json)
     except KeyboardInterrupt:
         return _failed("interrupted; what was reported as stored is stored", as_json=options.json)
+
+
+def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")  # what is remembered has no fewer characters where the locale has
+    settings = Settings.from_env(environ, home=options.home)
+    logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(message)s")
+    answer: Answer = options.run(options, settings)
     _print(answer, as_json=options.json)
+    sys.stdout.flush()
     return answer.code
+
+
+def _unwritten(error: OSError, *, as_json: bool) -> int:
+    if error.filename is None:  # a write failed: what stdout still holds must not fail again when the interpreter ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return FAILED  # the reader has seen enough
+    return _failed(": ".join(filter(None, [error.strerror or str(error), error.filename])), as_json=as_json)
 
 
 def _failed(message: str, *, as_json: bool) -> int:
@@ -457,7 +476,8 @@ def _table(*columns: str) -> Table:
 def _progress(what: str) -> Iterator[Callable[[int], None]]:
     """A progress bar on stderr, where a person sees it and a pipe does not."""
     columns = (SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task(what, total=None)
 
         def advance(done: int) -> None:

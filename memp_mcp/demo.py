@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +52,18 @@ Run `release.py publish {version}`
 """
 
 
-def run(say: Say) -> None:
-    """Play both agents, telling each step to *say*.
+def run(say: Say, *, folder: Path | None = None) -> None:
+    """Play both agents, telling each step to *say*, in an empty *folder*; by default in one that is removed after.
 
     Raises:
         MempError: the second agent did not succeed by what the first one had left.
 
     """
-    with tempfile.TemporaryDirectory(prefix="memp-demo-") as folder:
-        anyio.run(_play, Path(folder), say)
+    with nullcontext(folder) if folder else tempfile.TemporaryDirectory(prefix="memp-demo-") as place:
+        try:
+            anyio.run(_play, Path(place), say)
+        except ExceptionGroup as group:  # the client's task groups have wrapped it
+            raise _first(group) from group
 
 
 async def _play(folder: Path, say: Say) -> None:
@@ -76,6 +80,12 @@ async def _play(folder: Path, say: Say) -> None:
         say(f"  {name}   {len(agent.steps):8d}{agent.failed:8d}  {agent.outcome}")
     if second.outcome != "success":
         raise MempError("The second agent did not succeed. Run `memp-mcp doctor`, and please report this.")
+
+
+def _first(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        [error, *_] = error.exceptions
+    return error
 
 
 async def _fail_and_reflect(client: Client, agent: _Agent) -> None:
@@ -113,9 +123,11 @@ async def _fail_and_reflect(client: Client, agent: _Agent) -> None:
 
 async def _recall_and_succeed(client: Client, agent: _Agent) -> None:
     recall = await _call(client, agent.say, "recall_procedure", task=SECOND_TASK)
-    [procedure, *_] = recall.get("procedures") or [{"id": "", "script": []}]
-    agent.say(f"    found by {recall['found']}: {procedure['id']} {procedure.get('title', '')}")
-    agent.says_all("\n".join([*procedure["script"], *(f"pitfall: {p}" for p in procedure.get("pitfalls", ()))]))
+    if "procedures" not in recall:
+        raise MempError(f"The second agent recalled nothing: {recall['note']}")
+    [procedure, *_] = recall["procedures"]
+    agent.say(f"    found by {recall['found']}: {procedure['id']} {procedure['title']}")
+    agent.says_all("\n".join([*procedure["script"], *(f"pitfall: {p}" for p in procedure["pitfalls"])]))
     for line in procedure["script"]:
         for command in re.findall(r"`([^`]+)`", line):
             agent.does(command.replace("{version}", "2.0.1"))

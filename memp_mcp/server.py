@@ -11,14 +11,17 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
+import anyio.to_thread
+from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.caching import CacheHint
 from mcp.server.mcpserver import Context
-from mcp.server.mcpserver.exceptions import ResourceNotFoundError, ToolError
+from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.prompts.base import Message, UserMessage
 from mcp.server.mcpserver.tools import Tool
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import (
+    INTERNAL_ERROR,
     CallToolResult,
     Completion,
     CompletionArgument,
@@ -34,7 +37,7 @@ from memp_mcp import __version__, answers
 from memp_mcp.adjust import CORRECTION_FORM
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory
-from memp_mcp.models import Outcome, Reward, Step, Trajectory
+from memp_mcp.models import MAX_CHARACTERS, Outcome, Reward, Trajectory
 from memp_mcp.reflect import Report
 
 T = TypeVar("T")
@@ -71,7 +74,9 @@ DESCRIPTIONS = {
         "and correction: a new revision and its diff; without: the evidence, and how to call again."
     ),
     "get_procedure": ("One remembered procedure in full: exemplar steps, history of its revisions, evidence."),
-    "forget_procedure": ("Find out why a remembered procedure failed and correct it."),
+    "forget_procedure": (
+        "Remove a remembered procedure for good. Only if the user asks; to correct one: reflect_failure."
+    ),
 }
 
 Task = Annotated[str, Field(description="The task in one sentence.", min_length=1)]
@@ -148,19 +153,21 @@ def _tools(memory: Callable[[], Memory]) -> list[Tool]:
         key: Annotated[str, Field(description="Idempotency key.")] = "",
     ) -> Annotated[CallToolResult, answers.RecordAnswer]:
         memp = memory()
-        trajectory = Trajectory(
-            task=task,
-            steps=tuple(Step.model_validate(s.model_dump()) for s in steps),
-            outcome=outcome,
-            reward=_given(reward, feedback),
-            feedback=feedback,
-            recall_id=recall_id,
-            used=tuple(used or ()),
-            script=tuple(line for line in script or () if line.strip()),
-            project=memp.settings.project if project is None else project,
-            client=_client(ctx),
-            model=model,
-            key=key,
+        trajectory = Trajectory.model_validate(
+            {
+                "task": task,
+                "steps": [s.model_dump() for s in steps],
+                "outcome": outcome,
+                "reward": _given(reward, feedback),
+                "feedback": feedback,
+                "recall_id": recall_id,
+                "used": used or (),
+                "script": [line for line in script or () if line.strip()],
+                "project": memp.settings.project if project is None else project,
+                "client": _client(ctx),
+                "model": model,
+                "key": key,
+            }
         )
         if not trajectory.steps and not trajectory.script:
             raise BadInput("There are no steps: give at least one step with its action, or a script.")
@@ -271,10 +278,16 @@ class _ReadableTool(Tool):
 
 
 def _explained(error: ValidationError, known: Iterable[str]) -> str:
-    problems = [f"{'.'.join(str(p) for p in e['loc']) or 'trajectory'}: {e['msg']}" for e in error.errors()]
-    unknown = any(e["type"] == "extra_forbidden" for e in error.errors())
-    hint = f" The arguments are {', '.join(known)}." if unknown else ""
-    return f"Nothing was done. {'; '.join(problems[:5])}.{hint}"
+    found = error.errors()
+    problems = [f"{'.'.join(str(p) for p in e['loc']) or 'trajectory'}: {_plain(e['msg'])}" for e in found]
+    unknown = {len(e["loc"]) > 1 for e in found if e["type"] == "extra_forbidden"}
+    of_call = f" The arguments are {', '.join(known)}." if False in unknown else ""
+    of_step = f" A step has {', '.join(StepArgument.model_fields)}." if True in unknown else ""
+    return f"Nothing was done. {'; '.join(problems[:5])}.{of_call}{of_step}"
+
+
+def _plain(message: str) -> str:
+    return message.removeprefix("Value error, ").removesuffix(".")
 
 
 def _result(answer: BaseModel) -> CallToolResult:
@@ -302,25 +315,27 @@ def _add_resources(server: MCPServer[Any], memory: Callable[[], Memory]) -> None
     @server.resource("memp://procedures/{id}", title="A procedure", mime_type="application/json")
     def procedure(id: str) -> str:  # noqa: A002 - the name in the template
         """A remembered procedure in full, with the history of its revisions."""
-        memp = memory()
-        return answers.as_text(_found(lambda: answers.get_answer(memp.get(id), memp.history(id))))
+        return answers.as_text(_read(memory, lambda memp: answers.get_answer(memp.get(id), memp.history(id))))
 
     @server.resource("memp://trajectories/{id}", title="A trajectory", mime_type="application/json")
     def trajectory(id: str) -> str:  # noqa: A002 - the name in the template
         """A recorded trajectory, as it is stored."""
-        return _found(lambda: memory().trajectory(id)).model_dump_json(exclude_defaults=True)
+        return _read(memory, lambda memp: memp.trajectory(id)).model_dump_json(exclude_defaults=True)
 
     @server.resource("memp://stats", title="The memory in figures", mime_type="application/json")
     def stats() -> str:
         """Procedures, recalls, uses and successes, size on disk, tokens that the LLM used today."""
-        return memory().stats().model_dump_json()
+        return _read(memory, Memory.stats).model_dump_json()
 
 
-def _found(look_up: Callable[[], T]) -> T:
+def _read(memory: Callable[[], Memory], look_up: Callable[[Memory], T]) -> T:
+    """What *look_up* finds; what goes wrong as an error whose text the SDK passes on."""
     try:
-        return look_up()
+        return look_up(memory())
     except BadInput as error:
         raise ResourceNotFoundError(str(error)) from error
+    except MempError as error:
+        raise ResourceError(str(error)) from error
 
 
 def _add_prompts(server: MCPServer[Any]) -> None:
@@ -359,7 +374,11 @@ def _add_completion(server: MCPServer[Any], memory: Callable[[], Memory]) -> Non
     ) -> Completion | None:
         if not isinstance(ref, ResourceTemplateReference) or argument.name != "id":
             return None
-        ids = memory().ids_starting(argument.value, kind="procedure" if "procedures" in ref.uri else "trajectory")
+        kind: Literal["procedure", "trajectory"] = "procedure" if "procedures" in ref.uri else "trajectory"
+        try:
+            ids = await anyio.to_thread.run_sync(lambda: memory().ids_starting(argument.value, kind=kind))
+        except MempError as error:
+            raise MCPError(INTERNAL_ERROR, str(error)) from error
         return Completion(values=ids[:100], total=len(ids), has_more=len(ids) > 100)
 
 
@@ -370,7 +389,7 @@ def serve_http(server: MCPServer[Any], *, host: str, port: int) -> None:
     """Serve streamable HTTP at /mcp, with Host and Origin checked against *host*.
 
     Raises:
-        BadInput: *host* is not a loopback address: there is no authentication here.
+        BadInput: *host* is not a loopback address: there is no authentication here; or the port is taken.
 
     """
     if host not in {"127.0.0.1", "localhost", "::1"}:
@@ -381,4 +400,15 @@ def serve_http(server: MCPServer[Any], *, host: str, port: int) -> None:
         allowed_hosts=[f"{n}:{port}" for n in names] + names,
         allowed_origins=[f"http://{n}:{port}" for n in names] + [f"http://{n}" for n in names],
     )
-    server.run("streamable-http", host=host, port=port, transport_security=security)
+    try:
+        server.run(
+            "streamable-http",
+            host=host,
+            port=port,
+            transport_security=security,
+            max_request_body_size=4 * MAX_CHARACTERS,  # the largest trajectory, in UTF-8
+        )
+    except SystemExit as stopped:  # uvicorn has logged why, and would end the process with a code of its own
+        raise BadInput(
+            f"Nothing can be served on {host}:{port}. Is a server there already? Choose a --port."
+        ) from stopped

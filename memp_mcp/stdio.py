@@ -3,20 +3,47 @@
 from __future__ import annotations
 
 import io
+import json
+import re
 from typing import Any, BinaryIO, TextIO
 
 import anyio
 from mcp.server import MCPServer
 from mcp.server.stdio import stdio_server
 
+from memp_mcp.models import storable
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 
 def serve(application: MCPServer[Any], stdin: BinaryIO, stdout: BinaryIO) -> None:
     """Serve one connection, of either protocol era, until *stdin* ends; close both streams."""
     with (
-        io.TextIOWrapper(stdin, encoding="utf-8", errors="replace") as lines_in,
+        _Lines(stdin, encoding="utf-8", errors="replace") as lines_in,
         io.TextIOWrapper(stdout, encoding="utf-8", newline="\n") as lines_out,
     ):
         anyio.run(_serve, application, lines_in, lines_out)
+
+
+class _Lines(io.TextIOWrapper):
+    r"""Lines that the SDK can parse.
+
+    A client that cuts a text in the middle of an emoji sends half of it, as an escape such as ``\ud83d``. The SDK
+    drops such a line without an answer, and the client waits until its time-out.
+    """
+
+    def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # typeshed mixes text and bytes here
+        line = super().readline(size)
+        return _joined(line) if _SURROGATE.search(line) else line
+
+
+def _joined(line: str) -> str:
+    """The line with its surrogates joined to characters, and those left alone replaced by U+FFFD."""
+    try:
+        message = json.loads(line)
+    except ValueError:
+        return line  # not for us to judge: the SDK hears it as it is
+    return f"{storable(json.dumps(message, ensure_ascii=False))}\n"
 
 
 async def _serve(application: MCPServer[Any], lines_in: TextIO, lines_out: TextIO) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -53,17 +55,77 @@ def procedure_id(shell: Shell, tmp_path: Path) -> str:
     return str(procedure["id"])
 
 
-def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> None:
+class Program:
+    """Runs commands in processes of their own on one memory."""
+
+    def __init__(self, home: Path) -> None:
+        self.environ = {**os.environ, "MEMP_HOME": str(home)}
+
+    def start(self, *argv: str, **environ: str) -> subprocess.Popen[str]:
+        """A command that is running."""
+        command = [sys.executable, "-m", "memp_mcp", *argv]
+        pipe = subprocess.PIPE
+        return subprocess.Popen(
+            command, env=self.environ | environ, stdin=pipe, stdout=pipe, stderr=pipe, encoding="utf-8"
+        )
+
+    def run(self, *argv: str, **environ: str) -> tuple[int, str, str]:
+        """The exit code, and what is said on stdout and stderr."""
+        with self.start(*argv, **environ) as process:
+            out, err = process.communicate(timeout=120)
+            return process.returncode, out, err
+
+    def shell(self, line: str) -> tuple[int, str, str]:
+        """The same for a line of bash, in which memp is the program."""
+        run = ["bash", "-c", f'memp() {{ "{sys.executable}" -m memp_mcp "$@"; }}; {line}']
+        done = subprocess.run(run, env=self.environ, capture_output=True, encoding="utf-8", check=False, timeout=120)
+        return done.returncode, done.stdout, done.stderr
+
+
+@pytest.fixture
+def program(shell: Shell) -> Program:
+    return Program(shell.home)
+
+
+def commands() -> list[str]:
+    [choices] = [a.choices for a in parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return list(choices)
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--help"], {})
 
     assert stopped.value.code == 0
-    assert "import" in capsys.readouterr().out
-    assert parser().prog == "memp-mcp"
+    told = capsys.readouterr().out
+    assert all(f"\n    {name}" in told for name in commands())
+
+
+@pytest.mark.parametrize("name", commands())
+def test_every_command_explains_itself_and_takes_a_home_and_json(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([name, "--help"], {})
+
+    assert stopped.value.code == 0
+    told = capsys.readouterr().out
+    assert "--home" in told
+    assert "--json" in told
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["dance"], ["search"], ["search", "x", "--limit", "0"], ["list", "--status", "old"]]
+    "argv",
+    [
+        [],
+        ["dance"],
+        ["search"],
+        ["search", "x", "--limit", "0"],
+        ["search", "x", "--retrieve", "best"],
+        ["list", "--status", "old"],
+        ["list", "--limit", "ten"],
+        ["list", "--offset", "-1"],
+        ["serve", "--http", "--port", "65536"],
+        ["import", "f", "--build", "all"],
+    ],
 )
 def test_wrong_usage_has_its_own_exit_code(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
@@ -71,6 +133,58 @@ def test_wrong_usage_has_its_own_exit_code(argv: list[str], capsys: pytest.Captu
 
     assert stopped.value.code == 2
     assert capsys.readouterr().err
+
+
+def test_a_number_out_of_range_is_told_with_the_range(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in (["list", "--limit", "ten"], ["serve", "--port", "0"]):
+        with pytest.raises(SystemExit):
+            main(argv, {})
+
+    told = capsys.readouterr().err
+    assert "'ten' is not a number from 1 upwards" in told
+    assert "'0' is not a number from 1 to 65535" in told
+
+
+CALL = {"id": "c1", "function": {"name": "bash", "arguments": '{"command": "release build"}'}}
+MESSAGES = [
+    {"role": "user", "content": "publish the shop"},
+    {"role": "assistant", "tool_calls": [CALL]},
+    {"role": "tool", "tool_call_id": "c1", "content": "built"},
+]
+PAIRS = [
+    {"state": "You are in a room.", "action": "go to desk 1"},
+    {"state": "You see a book.", "action": "use lamp 1"},
+]
+FORMATS: dict[str, object] = {
+    "own": LINE,
+    "messages": {"messages": MESSAGES},
+    "alfworld": {"trajectories": [{"task_description": "look at a book", "state_action_pairs": PAIRS}]},
+}
+
+
+@pytest.mark.parametrize("source_format", FORMATS)
+@pytest.mark.parametrize("named", ["named", "told from the content"])
+def test_each_format_is_imported(shell: Shell, tmp_path: Path, source_format: str, named: str) -> None:
+    file = tmp_path / "t.json"
+    file.write_text(json.dumps(FORMATS[source_format]), encoding="utf-8")
+
+    done = shell.data("import", str(file), *(["--format", source_format] if named == "named" else []))
+
+    assert (done["read"], done["stored"], done["skipped"]) == (1, 1, [])
+
+
+@pytest.mark.parametrize("build", ["trajectory", "script", "proceduralization"])
+@pytest.mark.parametrize("update", ["vanilla", "validation", "adjustment"])
+def test_an_import_takes_the_policies_that_it_is_given(shell: Shell, tmp_path: Path, build: str, update: str) -> None:
+    file = tmp_path / "t.jsonl"
+    lost = {**LINE, "task": "sweep the floor", "reward": 0}
+    file.write_text(f"{json.dumps(LINE)}\n{json.dumps(lost)}\n", encoding="utf-8")
+
+    shell.run("import", str(file), "--build", build, "--update", update)
+
+    found = shell.data("list")
+    assert {p["build"] for p in found} == {build}
+    assert len(found) == (2 if update == "vanilla" else 1)
 
 
 def test_an_import_says_what_it_skipped(shell: Shell, procedure_id: str, tmp_path: Path) -> None:
@@ -109,6 +223,8 @@ def test_a_procedure_is_retired_restored_told_apart_and_forgotten(shell: Shell, 
     assert shell.data("restore", procedure_id)["procedure"]["status"] == "active"
     assert "no difference" in shell.run("diff", procedure_id, "1", "1")
     assert "revision 1" in shell.run("restore", procedure_id, "--revision", "1")
+    assert [r["change"] for r in shell.data("history", procedure_id)] == ["add", "retire", "restore", "restore"]
+    assert "+ status: retired" in shell.data("diff", procedure_id, "1", "2")["diff"]
     assert "is gone, with 1 trajectories" in shell.run("forget", procedure_id)
     assert "No procedure" in shell.error("show", procedure_id)
 
@@ -123,11 +239,27 @@ def test_a_memory_is_exported_and_taken_over(shell: Shell, procedure_id: str, tm
 
     assert file.read_text(encoding="utf-8") == lines
     assert procedure_id in shell.run("list", *other)
+    assert shell.data("export", str(tmp_path / "again.jsonl"), *other) == {"lines": len(lines.splitlines())}
     assert shell.run("export", *other).splitlines()[1:] == lines.splitlines()[1:]
+
+
+def test_an_earlier_export_outlives_a_memory_that_cannot_be_opened(
+    shell: Shell, procedure_id: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "backup.jsonl"
+    shell.run("export", str(file))
+    exported = file.read_text(encoding="utf-8")
+    (shell.home / "meta.json").write_text('{"format": 99}', encoding="utf-8")
+
+    assert "format 99" in shell.error("export", str(file))
+    assert procedure_id in exported
+    assert file.read_text(encoding="utf-8") == exported
 
 
 def test_upkeep(shell: Shell, procedure_id: str) -> None:
     assert "->" in shell.run("compact")
+    assert set(shell.data("compact")) == {"before", "after"}
+    assert shell.data("rebuild")["current"] == 1
     assert "embedded, 0 distilled" in shell.run("rebuild", "--embed", "--distil", "--all")
     assert "sound" in shell.run("doctor")
     assert shell.data("doctor") == {"problems": []}
@@ -185,15 +317,106 @@ def test_a_damaged_table_is_told_exported_around_and_mended(shell: Shell, proced
     assert procedure_id in shell.run("search", "publish the shop")
 
 
-def test_a_reader_that_goes_away_ends_an_export_quietly(shell: Shell, procedure_id: str) -> None:
+def test_a_command_in_a_process_of_its_own_prints_data_alone_on_stdout(program: Program, tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps(LINE), encoding="utf-8")
+
+    code, out, err = program.run("import", str(file), "--json")
+
+    assert (code, json.loads(out)["stored"], err) == (0, 1, "")
+    code, out, err = program.run("search", "fold the laundry")
+    assert (code, err) == (3, "")
+    assert "Nothing relevant" in out
+    code, out, err = program.run("show", "p_000000000000", "--json")
+    assert (code, out) == (1, "")
+    assert "No procedure" in json.loads(err)["error"]
+
+
+def test_every_character_is_printed_whatever_the_locale(program: Program, shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps({**LINE, "task": "Müll 丢出去 🗑"}), encoding="utf-8")
+    shell.run("import", str(file))
+
+    for argv in (["export"], ["list"], ["list", "--json"]):
+        code, out, err = program.run(*argv, PYTHONIOENCODING="ascii")
+        assert (code, err) == (0, "")
+        assert "Müll 丢出去 🗑" in out
+
+
+@pytest.fixture
+def large(shell: Shell, tmp_path: Path) -> Shell:
+    """A memory whose export is larger than any pipe."""
+    file = tmp_path / "large.jsonl"
+    lines = [json.dumps({**LINE, "task": f"task {n}", "feedback": "x" * 100_000}) for n in range(12)]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    shell.run("import", str(file))
+    return shell
+
+
+def test_a_reader_that_goes_away_ends_a_command_quietly(program: Program, large: Shell) -> None:
+    assert large.data("list")
+    for line in ("memp export", "memp list --json", "memp stats"):
+        code, out, err = program.shell(f"{line} | head -c 3; exit ${{PIPESTATUS[0]}}")
+        assert (len(out), err) == (3, "")
+        assert code in {0, 1}  # 0: all was in the pipe before the reader went
+
+
+def test_output_that_cannot_be_written_is_an_error(program: Program, procedure_id: str) -> None:
     assert procedure_id
-    for number in range(3):
-        file = shell.home.parent / f"{number}.jsonl"
-        file.write_text(json.dumps({**LINE, "task": f"task {number}", "feedback": "x" * 100_000}), encoding="utf-8")
-        shell.run("import", str(file))
-    environ = {**os.environ, "MEMP_HOME": str(shell.home)}
-    command = f"{sys.executable} -m memp_mcp export | head -c 10"
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full on this system")
+    for line in ("memp export", "memp list"):
+        assert program.shell(f"{line} > /dev/full") == (1, "", "memp-mcp: No space left on device\n")
+    assert program.shell("memp list --json > /dev/full") == (1, "", '{"error": "No space left on device"}\n')
 
-    done = subprocess.run(["bash", "-c", command], env=environ, capture_output=True, text=True, check=False)
 
-    assert (len(done.stdout), done.stderr) == (10, "")
+def test_an_interrupted_command_says_what_is_safe(program: Program, large: Shell) -> None:
+    assert large.data("list")
+    with program.start("export") as process:
+        assert process.stdout is not None
+        assert process.stdout.read(1) == "{"  # it is running, and a full pipe holds it up
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+
+    assert (process.returncode, err) == (1, "memp-mcp: interrupted; what was reported as stored is stored\n")
+
+
+def initialized() -> list[dict[str, object]]:
+    params = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "c", "version": "1"}}
+    return [
+        {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": params},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+    ]
+
+
+def test_serve_speaks_mcp_on_stdio(program: Program) -> None:
+    asked = {"jsonrpc": "2.0", "id": 2, "method": "resources/read", "params": {"uri": "memp://stats"}}
+    with program.start("serve") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for message in (*initialized(), asked):
+            process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["result"]["serverInfo"]["name"] == "memp"
+        assert "memp://stats" in process.stdout.readline()
+        process.communicate(timeout=60)
+
+    assert process.returncode == 0
+
+
+def test_half_an_emoji_in_a_call_is_answered(program: Program) -> None:
+    """A client that cuts a text by length sends lone surrogates; the SDK would drop the line and never answer."""
+    call = {"name": "record_trajectory", "arguments": {**LINE, "task": "cut \ud83d here \x00", "outcome": "success"}}
+    with program.start("serve") as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for message in (*initialized(), {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call}):
+            process.stdin.write(json.dumps(message) + "\n")
+        process.stdin.write('{"jsonrpc": "2.0", "id": "\\ud83d"\n')  # not JSON: the SDK's to judge
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["id"] == 1
+        answer = json.loads(process.stdout.readline())
+        process.communicate(timeout=60)
+
+    assert not answer["result"]["isError"]
+    assert "cut \ufffd here \ufffd" in program.run("list")[1]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import lzma
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -21,6 +22,7 @@ from mcp import Client, StdioServerParameters
 from mcp.types import Implementation
 
 DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+IDS = re.compile(r"\b[pt]_[0-9a-f]{12,20}\b")
 Say = Callable[[str], None]
 
 
@@ -84,10 +86,11 @@ async def walk(home: Path, say: Say) -> dict[str, Any]:  # noqa: PLR0915 - a sto
             recall_id=recall["recall_id"], used=[first["id"]],
         )  # fmt: skip
         say(f"claude-code follows it in a newer world and fails: {steps[-1]['action']} -> Nothing happens.")
-        [step] = [line.split(":")[0] for line in first["script"] if ": put " in line]
+        [wrong] = [line for line in first["script"] if ": put " in line]
+        right = wrong.replace(": put ", ": move ").replace(" in/on ", " to ")
         reflected = await call(
             claude, "reflect_failure", trajectory_id=failed["trajectory_id"], error="Nothing happens.",
-            diagnosis="put X in/on Y is not understood any more", correction=f"{step}: move {{mug}} to {{cabinet}}",
+            diagnosis="put X in/on Y is not understood any more", correction=right,
         )  # fmt: skip
         say("claude-code reflects:\n  " + reflected["changes"][0]["diff"].replace("\n", "\n  "))
     async with client(home, "codex-mcp-client") as codex:
@@ -107,7 +110,7 @@ async def walk(home: Path, say: Say) -> dict[str, Any]:  # noqa: PLR0915 - a sto
     async with client(home, "qwen-cli-mcp-client-memp") as qwen:
         shown = await call(qwen, "get_procedure", id=first["id"])
         say("\nqwen sees the history: " + ", ".join(f"{h['revision']} {h['change']}" for h in shown["history"]))
-    return {**seen, "revised": found_again, "shown": shown, "step": step}
+    return {**seen, "revised": found_again, "shown": shown, "corrected": right}
 
 
 @pytest.mark.anyio
@@ -115,12 +118,16 @@ async def test_a_correction_by_one_client_reaches_another_on_real_data(tmp_path:
     if not DATA.is_dir():  # noqa: ASYNC240 - before anything runs
         pytest.skip(f"no real data: {DATA} is not there; set TEST_DATA")
 
-    seen = await walk(tmp_path / "memory", lambda _: None)
+    told: list[str] = []
+    seen = await walk(tmp_path / "memory", told.append)
 
     assert seen["right"] / seen["asked"] >= 0.7
-    assert f"{seen['step']}: move {{mug}} to {{cabinet}}" in seen["revised"]["script"]
+    assert seen["revised"]["revision"] == 2
+    assert seen["corrected"] in seen["revised"]["script"]
     assert "put X in/on Y is not understood any more" in seen["revised"]["pitfalls"][0]
     assert seen["shown"]["procedure"]["successes"] == 1
+    readme = Path(__file__).parents[2] / "README.md"
+    assert IDS.sub("<id>", "\n".join(told)) in IDS.sub("<id>", readme.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
