@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,6 +77,7 @@ def command(*arguments: str) -> Cost:
 ROWS: dict[str, Row] = {
     "python -c pass": lambda: command("-c", "pass"),
     "python -c 'import mcp'": lambda: command("-c", "import mcp"),
+    "python -c 'import sentence_transformers'": lambda: command("-c", "import sentence_transformers"),
     "initialize": lambda: conversation(("initialize", INITIALIZE)),
     "initialize, tools/list": lambda: conversation(("initialize", INITIALIZE), ("tools/list", {})),
     "server/discover, tools/list": lambda: conversation(
@@ -85,6 +87,9 @@ ROWS: dict[str, Row] = {
         ("initialize", INITIALIZE), ("tools/list", {}), ("tools/call", {"name": "none"})
     ),
 }
+
+
+VERSIONS = {"python": sys.version, **{name: version(name) for name in ("memp-mcp", "mcp", "sentence-transformers")}}
 
 
 def measure(runs: int) -> dict[str, list[Cost]]:
@@ -116,7 +121,13 @@ def main() -> None:
     print_table(costs)
     if options.out:
         runs = {name: [cost._asdict() for cost in row] for name, row in costs.items()}
-        options.out.write_text(json.dumps({"python": sys.version, "runs": runs}, indent=1) + "\n", encoding="utf-8")
+        options.out.write_text(
+            json.dumps(
+                {"command": f"python benchmarks/start.py --runs {options.runs}", **VERSIONS, "runs": runs}, indent=1
+            )
+            + "\n",
+            encoding="utf-8",
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""python -m memp_mcp, and the memp-mcp command: without arguments an MCP server on stdio, else a command line."""
+"""python -m memp_mcp, and the memp-mcp command: an MCP server on stdio without arguments, else a command line."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from memp_mcp.front import Serve, serve_stdio
 
 def main() -> int:
     """Run what the arguments ask for; return the exit code."""
-    if not sys.argv[1:]:
+    if sys.argv[1:] in ([], ["serve"]):  # both start at once, and tell by each call what is wrong with the settings
         serve_stdio(_load)
     from memp_mcp.cli import main as command  # noqa: PLC0415 - costs more than the whole handshake
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from memp_mcp.errors import NotFound
-from memp_mcp.models import Counts, Event, Procedure, Text, Trajectory, Value, checked_id
+from memp_mcp.models import Counts, Event, Procedure, Text, Trajectory, Value, checked_id, stable_id
 from memp_mcp.store import Store
 from memp_mcp.update import Used
 
@@ -86,6 +86,18 @@ def recalled(store: Store, recall_id: str) -> list[Procedure]:
         raise NotFound("recall", recall_id, "It may belong to another memory: leave recall_id out, or recall again.")
     revisions = (store.revision(r.id, r.revision) for r in noted(found[0]).returned)
     return [p for p in revisions if p is not None]
+
+
+def evidence(trajectory: Trajectory, procedure: Procedure, *, client: str) -> Event:
+    """The event which says that a trajectory stands behind a procedure; its id is one that a retry makes again."""
+    return Event.about(
+        procedure,
+        id=stable_id("e", "evidence", trajectory.id, procedure.id),
+        kind="evidence",
+        trajectory_id=trajectory.id,
+        client=client,
+        project=trajectory.project,
+    )
 
 
 def used(store: Store, procedure: Procedure) -> Used:

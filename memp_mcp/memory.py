@@ -232,15 +232,7 @@ class Memory:
             detail=noted.model_dump_json(),
         )
         recalled = [
-            Event(
-                kind="recalled",
-                procedure_id=m.procedure.id,
-                revision=m.procedure.revision,
-                counted_from=m.procedure.counted_from,
-                recall_id=recall_id,
-                client=client,
-                project=project,
-            )
+            Event.about(m.procedure, kind="recalled", recall_id=recall_id, client=client, project=project)
             for m in matches
         ]
         try:

@@ -11,7 +11,7 @@ import hashlib
 import re
 import uuid
 from datetime import UTC, datetime
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -61,6 +61,15 @@ def now() -> datetime:
 def new_id(prefix: str) -> str:
     """A fresh id such as ``p_3f2a9c0d1e4b``: short enough for a model to copy, long enough not to collide."""
     return f"{prefix}_{uuid.uuid4().hex[:12]}"
+
+
+def procedure_id(store_id: str, op_id: str) -> str:
+    """The id of the procedure that an operation adds to a store.
+
+    A retry of an operation that died half-way finds the procedure which it had begun; two stores that learn from the
+    same trajectory have two, since each gets a history of its own.
+    """
+    return stable_id("p", store_id, op_id)[:14]
 
 
 def stable_id(prefix: str, *parts: str) -> str:
@@ -246,6 +255,11 @@ class Event(Value):
     project: Text = ""
     detail: Text = Field(default="", description="JSON; for a recall the task, the error and what was returned.")
     at: Moment = Field(default_factory=now)
+
+    @classmethod
+    def about(cls, procedure: Procedure, **more: Any) -> Self:
+        """Something that happened to a procedure, in the revision and script that it has there."""
+        return cls(procedure_id=procedure.id, revision=procedure.revision, counted_from=procedure.counted_from, **more)
 
 
 class Counts(Value):

@@ -25,6 +25,7 @@ from memp_mcp.models import (
     Trajectory,
     UpdatePolicy,
     Value,
+    procedure_id,
     stable_id,
 )
 from memp_mcp.settings import Settings
@@ -126,7 +127,8 @@ class Recorder:
         trajectory = trajectory.model_copy(update={"used": used, "reward": reward})
         procedure = None
         if update.wants_draft(trajectory, update_policy):
-            procedure = self._built(trajectory, build_policy, recalled, notes)
+            built = self._built(trajectory, build_policy, recalled, notes)
+            procedure = built.model_copy(update={"id": procedure_id(self._store.id, trajectory.id)})
         if advance:
             advance(1)
         return _Draft(trajectory, recalled, procedure, None, notes)
@@ -135,8 +137,8 @@ class Recorder:
         self, trajectory: Trajectory, recalled: Sequence[Procedure]
     ) -> tuple[tuple[str, ...], list[str]]:
         """Those that the caller names; else the first of the recall, as Memp does."""
-        for procedure_id in trajectory.used:
-            lookup.known(self._store, procedure_id)
+        for used_id in trajectory.used:
+            lookup.known(self._store, used_id)
         if trajectory.used or not recalled:
             return tuple(dict.fromkeys(trajectory.used)), []
         first = recalled[0].id
@@ -230,11 +232,11 @@ class Recorder:
         known = [pending.procedures.get(procedure.id), *(u.procedure for u in used), *(n.procedure for n in near)]
         return not any(k and k.id == procedure.id and k.revision == procedure.revision for k in known)
 
-    def _used(self, procedure_id: str, draft: _Draft, pending: _Pending) -> update.Used | None:
+    def _used(self, used_id: str, draft: _Draft, pending: _Pending) -> update.Used | None:
         """The procedure that this trajectory speaks about, in the script that was followed; None if counted already."""
-        current = pending.procedures.get(procedure_id) or lookup.known(self._store, procedure_id).procedure
-        followed = next((p for p in draft.recalled if p.id == procedure_id), current)
-        if self._reflected_on(draft.trajectory.recall_id, procedure_id):
+        current = pending.procedures.get(used_id) or lookup.known(self._store, used_id).procedure
+        followed = next((p for p in draft.recalled if p.id == used_id), current)
+        if self._reflected_on(draft.trajectory.recall_id, used_id):
             # The agent has reported this failure by reflect_failure; what came after it followed the new revision.
             if draft.trajectory.succeeded is False:
                 return None
@@ -243,10 +245,10 @@ class Recorder:
         used = lookup.used(self._store, current)
         return used._replace(counts=pending.counts.get((current.id, current.counted_from), used.counts))
 
-    def _reflected_on(self, recall_id: str | None, procedure_id: str) -> bool:
+    def _reflected_on(self, recall_id: str | None, used_id: str) -> bool:
         if not recall_id:
             return False
-        events = self._store.events(kind="used", recall_id=recall_id, procedure_id=procedure_id)
+        events = self._store.events(kind="used", recall_id=recall_id, procedure_id=used_id)
         return any(not e.trajectory_id for e in events)
 
     def _neighbours(self, draft: _Draft, pending: _Pending) -> tuple[update.Neighbour, ...]:
@@ -260,10 +262,10 @@ class Recorder:
         if draft.vectors is not None:
             for near, close in self._store.dense(draft.vectors.vector, projects=scope, limit=NEIGHBOURS):
                 found[near.id] = update.Neighbour(pending.procedures.get(near.id, near), close)
-        for procedure_id, other in pending.procedures.items():
-            there, here = pending.vectors.get(procedure_id), draft.vectors
+        for other in pending.procedures.values():
+            there, here = pending.vectors.get(other.id), draft.vectors
             close = vectors.similarity(there, here) if there and here else 0.0
-            found.setdefault(procedure_id, update.Neighbour(other, close))
+            found.setdefault(other.id, update.Neighbour(other, close))
         return tuple(found.values())
 
 
@@ -271,12 +273,10 @@ def _credits(trajectory: Trajectory, used: Sequence[update.Used]) -> tuple[Event
     """Uses to count: of the script that is current, by ids that a retry makes again."""
     verified = update.is_verified(trajectory)
     return tuple(
-        Event(
+        Event.about(
+            u.procedure,
             id=stable_id("e", "used", trajectory.id, u.procedure.id),
             kind="used",
-            procedure_id=u.procedure.id,
-            revision=u.procedure.revision,
-            counted_from=u.procedure.counted_from,
             trajectory_id=trajectory.id,
             recall_id=trajectory.recall_id or "",
             score=trajectory.reward.score if trajectory.reward else None,
@@ -290,16 +290,5 @@ def _credits(trajectory: Trajectory, used: Sequence[update.Used]) -> tuple[Event
 
 def _evidence(trajectory: Trajectory, changes: Sequence[Change]) -> tuple[Event, ...]:
     """Which procedures this trajectory stands behind."""
-    return tuple(
-        Event(
-            id=stable_id("e", "evidence", trajectory.id, c.procedure.id),
-            kind="evidence",
-            procedure_id=c.procedure.id,
-            revision=c.procedure.revision,
-            trajectory_id=trajectory.id,
-            client=trajectory.client,
-            project=trajectory.project,
-        )
-        for c in changes
-        if c.kind in {"add", "merge", "revise"}
-    )
+    supported = (c.procedure for c in changes if c.kind in {"add", "merge", "revise"})
+    return tuple(lookup.evidence(trajectory, p, client=trajectory.client) for p in supported)

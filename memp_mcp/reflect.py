@@ -18,7 +18,7 @@ from pydantic import Field
 from memp_mcp import adjust, evidence, keys, lookup, redact, revisions, update
 from memp_mcp.errors import BadInput, LLMFailed, StaleRevision
 from memp_mcp.llm import LLM
-from memp_mcp.models import Change, Commit, Event, Procedure, Text, Trajectory, Value, stable_id
+from memp_mcp.models import Change, Commit, Event, Procedure, Text, Trajectory, Value, procedure_id, stable_id
 from memp_mcp.store import Store
 from memp_mcp.vectors import Vectorizer
 
@@ -188,7 +188,8 @@ class Reflector:
                 author=asked.author,
                 project=asked.project,
             )
-            return self._apply(asked, [change], fault, *notes)
+            new = change.procedure.model_copy(update={"id": procedure_id(self._store.id, asked.op_id)})
+            return self._apply(asked, [change.model_copy(update={"procedure": new})], fault, *notes)
         if asked.explained:
             return self._apply(asked, self._revisions(asked), fault, *notes)
         tentative = [adjust.tentative_pitfall(u, asked.failure) for u in asked.concerned]
@@ -274,12 +275,10 @@ def _reflection(asked: _Asked, fault: Fault, changes: Sequence[Change], *notes: 
 
 
 def _failed_use(asked: _Asked, used: update.Used) -> Event:
-    return Event(
+    return Event.about(
+        used.procedure,
         id=stable_id("e", "reflected", asked.recall_id, used.procedure.id),
         kind="used",
-        procedure_id=used.procedure.id,
-        revision=used.procedure.revision,
-        counted_from=used.procedure.counted_from,
         recall_id=asked.recall_id,
         score=0.0,
         verified=evidence.transient(asked.failure.error) is None,
@@ -290,17 +289,4 @@ def _failed_use(asked: _Asked, used: update.Used) -> Event:
 
 def _evidence(asked: _Asked, new: Sequence[Procedure]) -> tuple[Event, ...]:
     trajectory = asked.failure.trajectory
-    if trajectory is None:
-        return ()
-    return tuple(
-        Event(
-            id=stable_id("e", "evidence", trajectory.id, p.id),
-            kind="evidence",
-            procedure_id=p.id,
-            revision=p.revision,
-            trajectory_id=trajectory.id,
-            client=asked.author,
-            project=asked.project,
-        )
-        for p in new
-    )
+    return () if trajectory is None else tuple(lookup.evidence(trajectory, p, client=asked.author) for p in new)

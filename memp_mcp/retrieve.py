@@ -22,7 +22,8 @@ TRUST_IN_WORDS = 3
 """Power of the share of the task's words that the best procedures contain: full text of which the best list covers half
 is worth an eighth. A template covers all of them and words decide; free wording covers few and vectors do."""
 LOOKED_AT = 5
-ERROR_WEIGHT = 1.0
+ERROR_WEIGHT = 1.2
+"""More than the most that a task alone can score: whoever is stuck on an error asks about the error."""
 UTILITY_WEIGHT = 0.2
 COVERED = 0.6
 """Share of a task's content words from which on a procedure is about it whatever the vectors say."""

@@ -21,7 +21,9 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    home: Annotated[Path, Field(description="The directory of the memory.")] = Path("~/.memp")
+    home: Annotated[Path, Field(description="The directory of the memory: an absolute path, or one from ~.")] = Path(
+        "~/.memp"
+    )
     project: Annotated[str, Field(description="The project of calls that name none; empty: shared by all.")] = ""
     build: Annotated[BuildPolicy, Field(description="What a procedure keeps of a trajectory.")] = "proceduralization"
     retrieve: Annotated[RetrievePolicy, Field(description="How procedures are found for a task.")] = "hybrid"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -303,3 +304,15 @@ def test_a_revision_that_does_worse_is_rolled_back_and_not_proposed_again(memory
     assert now.counts.successes == 1
     with pytest.raises(BadInput, match="rolled back because it did worse"):
         memory.reflect(worse.model_copy(update={"task": "y"}))
+
+
+def test_a_recording_that_is_tried_again_makes_the_same_procedure_and_another_store_makes_its_own(
+    open_memory: OpenMemory, tmp_path: Path
+) -> None:
+    first = open_memory("first")
+    shutil.copytree(tmp_path / "first", tmp_path / "retried")
+    told = won("sweep the floor", "sweep")
+
+    made = [m.record(told).changes[0].procedure.id for m in (first, open_memory("retried"), open_memory("other"))]
+
+    assert made[0] == made[1] != made[2]
