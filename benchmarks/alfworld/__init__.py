@@ -1,0 +1,1 @@
+"""Learning on ALFWorld's games: the agent, what it is told, and the arms."""
