@@ -272,6 +272,7 @@ def _stats(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: 
 
 def _sheet(sheet: Sheet) -> list[str | Table]:
     table = _table(*sheet.columns)
+    table.columns[0].no_wrap = True
     for row in sheet.rows:
         table.add_row(*row)
     return [f"\n{sheet.title}. {sheet.note}", table]

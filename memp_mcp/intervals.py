@@ -33,7 +33,10 @@ def rate(successes: int, n: int) -> Estimate | None:
 
 
 def mean(values: Sequence[float]) -> Estimate | None:
-    """A mean with Student's interval; None when there are no values, no interval when there are fewer than three."""
+    """A mean of values that are never negative, with Student's interval.
+
+    None when there are no values; no interval when there are fewer than three.
+    """
     if not values:
         return None
     n = len(values)
@@ -42,7 +45,7 @@ def mean(values: Sequence[float]) -> Estimate | None:
         return Estimate(value=middle, n=n)
     variance = sum((v - middle) ** 2 for v in values) / (n - 1)
     half = _student(n - 1) * math.sqrt(variance / n)
-    return Estimate(value=middle, low=middle - half, high=middle + half, n=n)
+    return Estimate(value=middle, low=max(0.0, middle - half), high=middle + half, n=n)
 
 
 def difference(*strata: tuple[Estimate | None, Estimate | None]) -> Estimate | None:

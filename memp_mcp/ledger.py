@@ -23,7 +23,7 @@ from memp_mcp.store import Brief, Store
 
 CHARACTERS_A_TOKEN = 4
 PERIODS = 12
-PERIOD_EPISODES = 10
+PERIOD_EPISODES = 30
 BASELINE_EPISODES = 10
 """Verified episodes without a procedure from which on their success rate is what a procedure has to beat."""
 CHANGES: tuple[ChangeKind, ...] = ("revise", "roll_back", "retire", "restore")
@@ -31,7 +31,7 @@ READ_AT_ONCE = 32
 
 Aid = Literal["shown", "nothing", "withheld", "none"]
 """What an episode had of the memory: a procedure, a recall that found nothing, one that was withheld, no recall."""
-Verdict = Literal["pays", "does not pay", "not known yet"]
+Verdict = Literal["pays", "does not pay", "unknown"]
 K = TypeVar("K")
 
 
@@ -183,7 +183,9 @@ class Ledger(Value):
     """Success rate that a procedure has to beat in order to pay."""
     yardstick_from: str
     verdicts: dict[Verdict, int]
+    """Of procedures that were used."""
     changes: dict[ChangeKind, int]
+    """Revisions of each kind, of all procedures."""
     procedures: tuple[Account, ...]
     """Those that were ever recalled, used or changed; the most used first."""
 
@@ -280,7 +282,7 @@ def account(records: Records, *, retire_below: float) -> Ledger:
         models=_groups(live, lambda e: e.model),
         yardstick=yardstick,
         yardstick_from=source,
-        verdicts=dict(Counter(a.verdict for a in accounts)),
+        verdicts=dict(Counter(a.verdict for a in accounts if a.all_counts.uses)),
         changes=dict(Counter(c.change for c in records.changes)),
         procedures=tuple(accounts),
     )
@@ -430,7 +432,7 @@ def _counts(uses: Sequence[Event]) -> Counts:
 def _verdict(success: Estimate | None, yardstick: float) -> Verdict:
     """Only what its whole interval says: a few lucky or unlucky uses are no verdict."""
     if success is None or success.low is None or success.high is None:
-        return "not known yet"
+        return "unknown"
     if success.low > yardstick:
         return "pays"
-    return "does not pay" if success.high < yardstick else "not known yet"
+    return "does not pay" if success.high < yardstick else "unknown"

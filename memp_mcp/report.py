@@ -83,33 +83,32 @@ def page(ledger: Ledger) -> str:
 
 def _heads(ledger: Ledger) -> list[Head]:
     compared, held = ledger.compared, ledger.holdout
-    benefit = held.compared if held else compared
-    how = "by the hold-out" if held else "not by chance: see below"
-    with_, without = compared.aided, compared.unaided
+    benefit, how = (held.compared, "by the hold-out") if held else (compared, "not by a draw")
+    gain, saved = sheets.points(benefit.success), sheets.signed(benefit.steps)
     return [
         Head("episodes", f"{ledger.all.episodes:,}", f"{ledger.all.unverified:,} of them not verified"),
-        Head("success with a procedure", *_parted(sheets.percent(with_.success))),
-        Head("success without", *_parted(sheets.percent(without.success))),
-        Head("benefit in success", *_parted(sheets.points(benefit.success), how)),
-        Head("benefit in steps", *_parted(sheets.signed(benefit.steps), how)),
-        Head("procedures that pay", f"{ledger.verdicts.get('pays', 0):,}", f"{_judged(ledger):,} with a verdict"),
+        Head("success with a procedure", *_parted(sheets.percent(compared.aided.success))),
+        Head("success without", *_parted(sheets.percent(compared.unaided.success))),
+        Head("difference in success", *_parted(gain.replace(" points", ""), "in percentage points", how)),
+        Head("difference in steps", *_parted(saved, how)),
+        Head(
+            "procedures that pay", f"{ledger.verdicts.get('pays', 0):,}", f"of {sum(ledger.verdicts.values()):,} used"
+        ),
     ]
 
 
-def _judged(ledger: Ledger) -> int:
-    return sum(n for verdict, n in ledger.verdicts.items() if verdict != "not known yet")
-
-
 def _parted(text: str, *notes: str) -> tuple[str, str]:
+    """An estimate without its interval, and the interval with the notes."""
     value, _, interval = text.partition(" [")
-    return value, ", ".join([f"95 %: {interval.removesuffix(']')}"] * bool(interval) + list(notes))
+    told = [f"95 %: {interval.removesuffix(']').replace(', ', ' to ')}"] if interval else []
+    return value, ", ".join([*told, *notes])
 
 
 def _listings(ledger: Ledger) -> list[Listing]:
     chosen: dict[str, Callable[[Account], bool]] = {
         "Procedures that pay": lambda a: a.verdict == "pays",
         "Procedures that do not pay": lambda a: a.verdict == "does not pay",
-        "Not known yet": lambda a: a.verdict == "not known yet" and a.all_counts.uses > 0,
+        "Not known yet": lambda a: a.verdict == "unknown" and a.all_counts.uses > 0,
         "Repaired": lambda a: a.repaired > 0,
         "Rolled back": lambda a: a.rolled_back > 0,
         "Retired": lambda a: a.status == "retired",
@@ -151,8 +150,8 @@ def _curves(ledger: Ledger) -> list[Curve]:
 
 def _curve(plot: _Plot, periods: Sequence[Period]) -> Curve:
     def draw(axes: Axes) -> None:
-        _line(axes, plot, periods, lambda c: c.unaided, WITHOUT, "without", "s")
         _line(axes, plot, periods, lambda c: c.aided, WITH, "with a procedure", "o")
+        _line(axes, plot, periods, lambda c: c.unaided, WITHOUT, "without", "s")
         axes.set_ylabel(plot.unit)
         axes.set_ylim(bottom=0, top=plot.top)
         axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1), ncols=2, frameon=False, labelcolor=INK)
@@ -210,7 +209,9 @@ def _svg(draw: Callable[[Axes], None]) -> str:
         axes.tick_params(length=0)
         draw(axes)
         axes.set_xlabel("episodes recorded")
-        axes.locator_params(nbins=5, integer=True)
+        axes.set_xlim(0)
+        axes.locator_params(axis="y", nbins=5, integer=True)
+        axes.locator_params(axis="x", nbins=6, integer=True, prune="lower")
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = re.sub(r'<g id="[^"]*"', "<g", out.getvalue())  # the same in every figure, and nothing refers to them

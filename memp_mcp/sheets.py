@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 from memp_mcp.intervals import Estimate
-from memp_mcp.ledger import Account, Aid, Comparison, Group, Ledger, Tally
+from memp_mcp.ledger import Account, Aid, Comparison, Group, Ledger, Tally, Verdict
+from memp_mcp.models import ChangeKind
 
 NONE = "-"
+K = TypeVar("K")
 AIDS: dict[Aid, str] = {
-    "shown": "procedure recalled",
-    "nothing": "recall found nothing",
-    "withheld": "withheld at random",
+    "shown": "recalled",
+    "nothing": "nothing found",
+    "withheld": "withheld",
     "none": "no recall",
 }
+VERDICTS: dict[Verdict, str] = {"pays": "pay", "does not pay": "do not pay", "unknown": "are not known yet"}
+CHANGED: dict[ChangeKind, str] = {"revise": "repairs", "roll_back": "rolled back", "retire": "retirements"}
 FIGURES = ("episodes", "verified", "success", "steps", "tokens")
-COMPARED = ("with: episodes", "success", "steps", "without: episodes", "success", "steps")
+COMPARED = ("with", "success", "steps", "without", "success", "steps")
+COMPARED_NOTE = "Episodes with and without a recalled procedure, their success and steps."
 INTERVALS = "In brackets: 95 % interval."
 
 
@@ -36,7 +41,7 @@ def percent(share: Estimate | None) -> str:
 
 def number(mean: Estimate | None) -> str:
     """A mean, as ``12.3 [10.8, 13.8]``."""
-    return _estimate(mean, lambda v: f"{v:,.0f}" if abs(v) >= 100 else f"{v:.1f}", "")
+    return _estimate(mean, lambda v: f"{v:{_form(mean)}}", "")
 
 
 def points(change: Estimate | None) -> str:
@@ -46,7 +51,17 @@ def points(change: Estimate | None) -> str:
 
 def signed(change: Estimate | None) -> str:
     """A difference of means, as ``-4.1 [-6.0, -2.2]``."""
-    return _estimate(change, lambda v: f"{v:+,.0f}" if abs(v) >= 100 else f"{v:+.1f}", "")
+    return _estimate(change, lambda v: f"{v:+{_form(change)}}", "")
+
+
+def _form(estimate: Estimate | None) -> str:
+    """As many decimals as say something: one for small numbers, the same for both ends of the interval."""
+    return ",.0f" if estimate is not None and abs(estimate.value) >= 100 else ",.1f"
+
+
+def bare(estimate: Estimate | None) -> Estimate | None:
+    """The estimate without its interval, where a table has no room for it."""
+    return None if estimate is None else estimate.model_copy(update={"low": None, "high": None})
 
 
 def _estimate(estimate: Estimate | None, form: Callable[[float], str], unit: str) -> str:
@@ -59,8 +74,8 @@ def _estimate(estimate: Estimate | None, form: Callable[[float], str], unit: str
 
 
 def sheets(ledger: Ledger) -> list[Sheet]:
-    """All tables that have anything to say, but for the procedures."""
-    made = [_by_aid(ledger), _holdout(ledger), _periods(ledger)]
+    """All tables that have anything to say, but for the procedures; what compares like with like comes first."""
+    made = [_holdout(ledger), _by_aid(ledger), _periods(ledger)]
     made += [_groups("By client", "client", ledger.clients), _groups("By model", "model", ledger.models)]
     return [sheet for sheet in made if sheet.rows]
 
@@ -98,7 +113,7 @@ def _holdout(ledger: Ledger) -> Sheet:
 
 def _compared(compared: Comparison) -> tuple[str, ...]:
     sides = (compared.aided, compared.unaided)
-    return tuple(text for t in sides for text in (str(t.episodes), percent(t.success), number(t.steps)))
+    return tuple(text for t in sides for text in (str(t.episodes), percent(t.success), number(bare(t.steps))))
 
 
 def _periods(ledger: Ledger) -> Sheet:
@@ -107,33 +122,38 @@ def _periods(ledger: Ledger) -> Sheet:
         for p in ledger.periods
         if len(ledger.periods) > 1
     )
-    return Sheet("Over time", "With and without a recalled procedure.", ("episodes", "from", *COMPARED), rows)
+    return Sheet("Over time", COMPARED_NOTE, ("episodes", "from", *COMPARED), rows)
 
 
 def _groups(title: str, what: str, groups: Sequence[Group]) -> Sheet:
     rows = tuple((g.name or "(not told)", *_compared(g.compared)) for g in groups)
-    return Sheet(title, "With and without a recalled procedure.", (what, *COMPARED), rows)
+    return Sheet(title, COMPARED_NOTE, (what, *COMPARED), rows)
 
 
-PROCEDURE = ("procedure", "title", "status", "recalled", "uses", "success", "steps", "repaired", "verdict")
+PROCEDURE = ("procedure", "title", "uses", "success", "steps", "repaired", "verdict")
 
 
 def procedures(ledger: Ledger, accounts: Iterable[Account], title: str = "Procedures") -> Sheet:
     """Procedures with what they did: uses over all their scripts, success since the script was last changed."""
-    note = f"Yardstick: {100 * ledger.yardstick:.0f} %, {ledger.yardstick_from}. Success since the last repair."
+    note = (
+        f"Success since the last repair; the yardstick is {100 * ledger.yardstick:.0f} %, {ledger.yardstick_from}. "
+        f"Of those used {_told(ledger.verdicts, VERDICTS)}. Of all {_told(ledger.changes, CHANGED)}."
+    )
     return Sheet(title, note, PROCEDURE, tuple(_procedure(a) for a in accounts))
 
 
+def _told(counts: Mapping[K, int], names: Mapping[K, str]) -> str:
+    return ", ".join(f"{counts.get(key, 0):,} {name}" for key, name in names.items())
+
+
 def _procedure(account: Account) -> tuple[str, ...]:
-    undone = f" ({account.rolled_back} rolled back)" if account.rolled_back else ""
+    undone = f", {account.rolled_back} undone" if account.rolled_back else ""
     return (
         account.id,
         account.title,
-        account.status,
-        str(account.shown),
         str(account.all_counts.uses),
         percent(account.success),
-        number(account.steps),
+        number(bare(account.steps)),
         f"{account.repaired}{undone}",
-        account.verdict,
+        "retired" if account.status == "retired" else account.verdict,
     )
