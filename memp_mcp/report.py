@@ -137,7 +137,7 @@ class _Plot(NamedTuple):
 PLOTS = (
     _Plot("Success", "% of verified outcomes", lambda t: t.success, 100, 103),
     _Plot("Steps", "steps per episode", lambda t: t.steps),
-    _Plot("Tokens", "tokens per episode (characters / 4)", lambda t: t.tokens),
+    _Plot("Tokens", "tokens per episode", lambda t: t.tokens),
 )
 
 
@@ -201,7 +201,7 @@ def _svg(draw: Callable[[Axes], None]) -> str:
     text = {"svg.fonttype": "none", "svg.hashsalt": "memp", "font.family": "sans-serif", "font.size": 10.5}
     inks = dict.fromkeys(("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK)
     with mpl.rc_context(cast("Any", text | inks)):  # its stubs know each name, but no dict that is put together
-        figure = Figure(figsize=(5, 3.1), layout="constrained")
+        figure = Figure(figsize=(4.6, 3), layout="constrained")
         axes = figure.add_subplot()
         axes.spines[:].set_visible(False)
         axes.grid(axis="y", color=GRID, lw=0.8)

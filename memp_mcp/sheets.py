@@ -17,8 +17,8 @@ AIDS: dict[Aid, str] = {
     "withheld": "withheld",
     "none": "no recall",
 }
-VERDICTS: dict[Verdict, str] = {"pays": "pay", "does not pay": "do not pay", "unknown": "are not known yet"}
-CHANGED: dict[ChangeKind, str] = {"revise": "repairs", "roll_back": "rolled back", "retire": "retirements"}
+VERDICTS: dict[Verdict, str] = {"pays": "pays", "does not pay": "does not pay", "unknown": "unknown"}
+CHANGED: dict[ChangeKind, str] = {"revise": "repaired", "roll_back": "rolled back", "retire": "retired"}
 FIGURES = ("episodes", "verified", "success", "steps", "tokens")
 COMPARED = ("with", "success", "steps", "without", "success", "steps")
 COMPARED_NOTE = "Episodes with and without a recalled procedure, their success and steps."
@@ -137,13 +137,13 @@ def procedures(ledger: Ledger, accounts: Iterable[Account], title: str = "Proced
     """Procedures with what they did: uses over all their scripts, success since the script was last changed."""
     note = (
         f"Success since the last repair; the yardstick is {100 * ledger.yardstick:.0f} %, {ledger.yardstick_from}. "
-        f"Of those used {_told(ledger.verdicts, VERDICTS)}. Of all {_told(ledger.changes, CHANGED)}."
+        f"Verdicts: {_told(ledger.verdicts, VERDICTS)}. Changes: {_told(ledger.changes, CHANGED)}."
     )
     return Sheet(title, note, PROCEDURE, tuple(_procedure(a) for a in accounts))
 
 
 def _told(counts: Mapping[K, int], names: Mapping[K, str]) -> str:
-    return ", ".join(f"{counts.get(key, 0):,} {name}" for key, name in names.items())
+    return ", ".join(f"{name} {counts.get(key, 0):,}" for key, name in names.items())
 
 
 def _procedure(account: Account) -> tuple[str, ...]:
