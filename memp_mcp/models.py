@@ -35,7 +35,7 @@ def storable(text: object) -> object:
 
     Two surrogates that make up one character are joined to it.
     """
-    if not isinstance(text, str):
+    if not isinstance(text, str) or (text.isascii() and "\x00" not in text):  # as nearly all are
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\x00", "\ufffd")
 
