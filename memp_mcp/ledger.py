@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Literal, NamedTuple, Self, TypeVar
 
 from pydantic import ValidationError
@@ -28,6 +28,8 @@ BASELINE_EPISODES = 10
 """Verified episodes without a procedure from which on their success rate is what a procedure has to beat."""
 CHANGES: tuple[ChangeKind, ...] = ("revise", "roll_back", "retire", "restore")
 READ_AT_ONCE = 32
+ASKED_AGAIN = timedelta(hours=1)
+"""How long a recall for the same task by the same client belongs to the run that first asked."""
 
 Aid = Literal["shown", "nothing", "withheld", "none"]
 """What an episode had of the memory: a procedure, a recall that found nothing, one that was withheld, no recall."""
@@ -79,12 +81,20 @@ class Episode(NamedTuple):
     succeeded: bool | None
 
 
+class Recall(NamedTuple):
+    """One recall as it was noted."""
+
+    at: datetime
+    client: str
+    noted: Noted
+
+
 class Records(NamedTuple):
     """Everything that the ledger is made from."""
 
     episodes: Sequence[Episode]
     """Oldest first."""
-    recalls: Mapping[str, Noted]
+    recalls: Mapping[str, Recall]
     uses: Sequence[Event]
     procedures: Mapping[str, Brief]
     """Those that were ever recalled, used or changed."""
@@ -199,10 +209,10 @@ class Ledger(Value):
 
 def records_of(store: Store) -> Records:
     """Read what the ledger is made from; trajectories are read only where they were recorded without figures."""
-    recalls = {e.recall_id: noted(e) for e in store.events(kind="recall")}
+    recalls = {e.recall_id: Recall(e.at, e.client, noted(e)) for e in store.events(kind="recall")}
     uses = store.events(kind="used")
     changes = store.changes(CHANGES)
-    named = {r.id for n in recalls.values() for r in (*n.returned, *n.withheld)}
+    named = {p.id for r in recalls.values() for p in (*r.noted.returned, *r.noted.withheld)}
     named |= {e.procedure_id for e in uses} | {c.id for c in changes}
     return Records(
         episodes=list(_episodes(store, recalls)),
@@ -213,7 +223,7 @@ def records_of(store: Store) -> Records:
     )
 
 
-def _episodes(store: Store, recalls: Mapping[str, Noted]) -> Iterator[Episode]:
+def _episodes(store: Store, recalls: Mapping[str, Recall]) -> Iterator[Episode]:
     recorded = [e for e in store.events(kind="recorded") if e.trajectory_id]
     figures = {e.trajectory_id: f for e in recorded if (f := _told(e))}
     untold = [e.trajectory_id for e in recorded if e.trajectory_id not in figures]
@@ -222,7 +232,8 @@ def _episodes(store: Store, recalls: Mapping[str, Noted]) -> Iterator[Episode]:
         figures |= {i: Figures.of(t) for i, t in found.items()}
     for event in recorded:
         if told := figures.get(event.trajectory_id):
-            yield _episode(event, told, recalls.get(told.recall_id))
+            recall = recalls.get(told.recall_id)
+            yield _episode(event, told, recall.noted if recall else None)
 
 
 def _episode(recorded: Event, told: Figures, recall: Noted | None) -> Episode:
@@ -343,17 +354,13 @@ def _periods(episodes: Sequence[Episode]) -> Iterator[Period]:
         )
 
 
-def _holdout(episodes: Sequence[Episode], recalls: Mapping[str, Noted]) -> Holdout | None:
-    drawn = [n for n in recalls.values() if n.holdout]
+def _holdout(episodes: Sequence[Episode], recalls: Mapping[str, Recall]) -> Holdout | None:
+    drawn = [r.noted for r in recalls.values() if r.noted.holdout]
     if not drawn:
         return None
-    first: dict[str, Episode] = {}
-    for episode in episodes:
-        if episode.recall_id in recalls and recalls[episode.recall_id].holdout:
-            first.setdefault(episode.recall_id, episode)
     arms: dict[float, tuple[list[Episode], list[Episode]]] = {n.holdout: ([], []) for n in drawn}
-    for recall_id, episode in first.items():
-        arms[recalls[recall_id].holdout][bool(recalls[recall_id].withheld)].append(episode)
+    for recall, episode in _followed(episodes, recalls):
+        arms[recall.holdout][bool(recall.withheld)].append(episode)
     withheld = sum(bool(n.withheld) for n in drawn)
     return Holdout(
         shares=tuple(sorted(arms)),
@@ -361,6 +368,25 @@ def _holdout(episodes: Sequence[Episode], recalls: Mapping[str, Noted]) -> Holdo
         withheld=withheld,
         compared=_compared([arms[share] for share in sorted(arms)]),
     )
+
+
+def _followed(episodes: Sequence[Episode], recalls: Mapping[str, Recall]) -> Iterator[tuple[Noted, Episode]]:
+    """The drawn recalls with the episode that followed each.
+
+    Who is not answered, or is stuck, asks again for the same task and may record the episode with that recall's id. It
+    belongs to the first one all the same: otherwise those who struggle would leave the group that was withheld from.
+    """
+    asked: dict[tuple[str, str], Recall] = {}
+    recalled = ((r.at, 0, r, None) for r in recalls.values())
+    recorded = ((e.at, 1, recalls[e.recall_id], e) for e in episodes if e.recall_id in recalls)
+    for _, _, recall, episode in sorted((*recalled, *recorded), key=lambda moment: moment[:2]):
+        task = (recall.client, recall.noted.task)
+        first = asked.get(task)
+        if episode is None:
+            if recall.noted.holdout and (first is None or recall.at - first.at > ASKED_AGAIN):
+                asked[task] = recall
+        elif first is not None:
+            yield asked.pop(task).noted, episode
 
 
 # -- procedures ---------------------------------------------------------------------------------------------
@@ -374,8 +400,8 @@ def _yardstick(unaided: Tally, retire_below: float) -> tuple[float, str]:
 
 
 def _accounts(records: Records, yardstick: float) -> list[Account]:
-    shown = Counter(r.id for n in records.recalls.values() for r in n.returned)
-    withheld = Counter(r.id for n in records.recalls.values() for r in n.withheld)
+    shown = Counter(p.id for r in records.recalls.values() for p in r.noted.returned)
+    withheld = Counter(p.id for r in records.recalls.values() for p in r.noted.withheld)
     steps = {e.trajectory_id: e.steps for e in records.episodes}
     uses: dict[str, list[Event]] = defaultdict(list)
     changes: dict[str, Counter[ChangeKind]] = defaultdict(Counter)

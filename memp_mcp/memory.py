@@ -465,7 +465,7 @@ class Memory:
     def stats(self) -> Stats:
         """The memory in figures."""
         records = records_of(self.store)
-        recalls, used = records.recalls.values(), records.uses
+        recalls, used = [r.noted for r in records.recalls.values()], records.uses
         _, trouble = self.vectorizer.embedder(wait=0)
         budget = self.llm.budget if self.llm else None
         return Stats(

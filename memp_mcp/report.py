@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 MISSING = "The report needs matplotlib and Jinja2: pip install 'memp-mcp[report]'."
 LISTED = 25
-"""Procedures in one table of the page; `memp-mcp report --json` has all."""
+"""Procedures in one table of the page; with --json, `memp-mcp report` tells all."""
 COLOURS = {"#010101": "var(--ink)", "#020202": "var(--grid)", "#030303": "var(--with)", "#040404": "var(--without)"}
 INK, GRID, WITH, WITHOUT = COLOURS
 

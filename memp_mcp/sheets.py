@@ -111,14 +111,14 @@ def _holdout(ledger: Ledger) -> Sheet:
     return Sheet("Hold-out", note, columns, rows)
 
 
-def _compared(compared: Comparison) -> tuple[str, ...]:
+def _compared(compared: Comparison, success: Callable[[Estimate | None], str] = percent) -> tuple[str, ...]:
     sides = (compared.aided, compared.unaided)
-    return tuple(text for t in sides for text in (str(t.episodes), percent(t.success), number(bare(t.steps))))
+    return tuple(text for t in sides for text in (str(t.episodes), success(t.success), number(bare(t.steps))))
 
 
 def _periods(ledger: Ledger) -> Sheet:
     rows = tuple(
-        (f"{p.first} to {p.last}", f"{p.begun:%Y-%m-%d}", *_compared(p.compared))
+        (f"{p.first} to {p.last}", f"{p.begun:%Y-%m-%d}", *_compared(p.compared, lambda e: percent(bare(e))))
         for p in ledger.periods
         if len(ledger.periods) > 1
     )

@@ -259,6 +259,34 @@ def test_a_recall_that_several_episodes_name_counts_once(memory: Memory) -> None
     assert found.compared.unaided.episodes == 1
 
 
+@pytest.mark.parametrize("error", ["", "not signed"])
+def test_who_was_withheld_from_and_asks_again_stays_in_that_group(memory: Memory, error: str) -> None:
+    """Those who struggle would leave it otherwise, and what was withheld would seem to be worth less."""
+    learnt(memory)
+    held = drawn(memory, [0.1, 0.9])
+    held.recall(TASK)
+    again = held.recall(TASK, error=error)
+    held.record(lost(TASK, "release build", recall_id=again.id))
+
+    found = held.ledger().holdout
+
+    assert found is not None
+    assert len(again.matches) == 1
+    assert (found.compared.aided.episodes, found.compared.unaided.episodes) == (0, 1)
+
+
+def test_a_later_run_of_the_same_task_has_a_draw_of_its_own(memory: Memory) -> None:
+    learnt(memory)
+    held = drawn(memory, [0.1, 0.9])
+    for n in range(2):
+        held.record(won(TASK, f"release build {n}", recall_id=held.recall(TASK).id))
+
+    found = held.ledger().holdout
+
+    assert found is not None
+    assert (found.compared.aided.episodes, found.compared.unaided.episodes) == (1, 1)
+
+
 def test_a_withheld_recall_is_no_recall_that_found_nothing(memory: Memory) -> None:
     procedure_id = learnt(memory)
     held = drawn(memory, [0.1])
