@@ -8,12 +8,12 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from builders import lost, won
+from builders import lost, procedure, won
 
 from memp_mcp import report, sheets
 from memp_mcp.ledger import PERIOD_EPISODES, Figures, Ledger
 from memp_mcp.memory import Memory
-from memp_mcp.models import Commit
+from memp_mcp.models import Commit, Event
 
 EVIL = "<script>alert('x')</script>\" onload=\"alert(1)"
 
@@ -51,16 +51,16 @@ class Page(HTMLParser):
 def ledger(memory: Memory) -> Ledger:
     """The ledger of a memory with two periods, a procedure that is used, and hostile names all over."""
     memory.record(won(EVIL, "build", source="x"))
-    [procedure] = memory.list_procedures()
+    [known] = memory.list_procedures()
     runs = [
         (won if n % 3 else lost)(
-            f"{EVIL} {n}", f"build {n}", client=EVIL, model=EVIL, used=(procedure.id,) if n % 2 else ()
+            f"{EVIL} {n}", f"build {n}", client=EVIL, model=EVIL, used=(known.id,) if n % 2 else ()
         )
         for n in range(2 * PERIOD_EPISODES)
     ]
     memory.store.apply(*(Commit(op_id=t.id, trajectory=t, figures=Figures.of(t).model_dump_json()) for t in runs))
     for n in range(5):
-        memory.record(won(f"{EVIL} again {n}", f"build {n}", client=EVIL, used=(procedure.id,)))
+        memory.record(won(f"{EVIL} again {n}", f"build {n}", client=EVIL, used=(known.id,)))
     return memory.ledger()
 
 
@@ -80,6 +80,19 @@ def test_nothing_from_the_store_becomes_markup(ledger: Ledger) -> None:
     assert "<script" not in text
     assert 'onload="' not in text
     assert EVIL in Page(text).text
+
+
+def test_what_the_page_lists_in_part_it_says_so(memory: Memory) -> None:
+    listed = report.LISTED + 2
+    found = tuple(procedure(id=f"p_{n:012}") for n in range(listed))
+    memory.store.apply(Commit(op_id="o", procedures=found))
+    memory.store.note(*(Event(kind="used", procedure_id=p.id, counted_from=1) for p in found))
+    memory.record(won("mop", "mop"))
+
+    said = Page(report.page(memory.ledger())).text
+
+    assert f"Not known yet: {listed}" in said
+    assert "and 2 more" in said
 
 
 def test_the_page_draws_success_steps_tokens_and_coverage_in_the_pages_own_colours(ledger: Ledger) -> None:
