@@ -1,6 +1,6 @@
 """memp-mcp report: the ledger as one HTML page that needs nothing but a browser.
 
-matplotlib draws the curves as SVG, which is put into the page (a plotly page carries 4 MB of script). It draws in
+matplotlib draws the curves as SVG, which is put into the page (a plotly page carries megabytes of script). It draws in
 stand-in colours; the page replaces them by its own, so that the curves follow a light or a dark surrounding.
 """
 
