@@ -11,6 +11,8 @@ The house, in the order in which a request walks through it; imports run the sam
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
     archive.py    the memory in bulk: import, export, cold start, rebuild
     answers.py    the lean answers that agents read, within a budget of tokens
+    ledger.py     what the recorded episodes say about the memory's benefit; intervals.py rates and means with theirs
+    report.py     the ledger as one HTML page with curves; sheets.py as tables, for the page and the terminal
     record.py     how an episode is recorded; reflect.py how a failure is reflected on
     lookup.py     what the memory has under an id; vectors.py the vectors that things are compared by
     update.py     Episode → changes (Update); adjust.py corrections of what failed: pure decisions

@@ -148,7 +148,7 @@ def recall_answer(recall: Recall, *, detail: Detail, budget: int) -> RecallAnswe
     """A recall within *budget* tokens: best first; what did not fit is named in the note."""
     procedures = [procedure_answer(Known(m.procedure, m.counts), detail=detail, why=m.why) for m in recall.matches]
     notes = [cut(recall.reason, MAX_REASON)] if recall.reason else []
-    if not procedures:
+    if not procedures and recall.found != "withheld":
         notes.append(NOTHING)
     answer = RecallAnswer(recall_id=recall.id or "", found=recall.found, procedures=procedures, note="; ".join(notes))
     return _within(answer, budget)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from mcp.server import MCPServer
 
     from memp_mcp.memory import Memory
+    from memp_mcp.sheets import Sheet
 
 OK, FAILED, USAGE, NOTHING, UNSOUND = range(5)
 AddCommand = Callable[[str, "Command", str], argparse.ArgumentParser]
@@ -170,7 +171,8 @@ def _bootstrap(options: argparse.Namespace, settings: Settings) -> Answer:
 def _search(options: argparse.Namespace, settings: Settings) -> Answer:
     from memp_mcp import answers  # noqa: PLC0415 - imports LanceDB
 
-    recall = _open(settings).recall(
+    looked_up = settings.model_copy(update={"holdout": 0.0})  # a person's question is no episode to experiment on
+    recall = _open(looked_up).recall(
         options.task,
         error=options.error,
         limit=options.limit,
@@ -256,13 +258,32 @@ def _forget(options: argparse.Namespace, settings: Settings) -> Answer:
 
 
 def _stats(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
+    from memp_mcp import sheets  # noqa: PLC0415 - imports LanceDB
+
     memory = _open(settings)
     memory.vectorizer.background.ready(30)
     stats = memory.stats()
     table = _table("figure", "value")
-    for name, value in stats.model_dump(mode="json").items():
+    for name, value in stats.model_dump(mode="json", exclude={"ledger"}).items():
         table.add_row(name.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str(value))
-    return Answer(stats, [table])
+    told = [*sheets.sheets(stats.ledger), sheets.procedures(stats.ledger, stats.ledger.procedures)]
+    return Answer(stats, [table, *(line for sheet in told if sheet.rows for line in _sheet(sheet))])
+
+
+def _sheet(sheet: Sheet) -> list[str | Table]:
+    table = _table(*sheet.columns)
+    table.columns[0].no_wrap = True
+    for row in sheet.rows:
+        table.add_row(*row)
+    return [f"\n{sheet.title}. {sheet.note}", table]
+
+
+def _report(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp import report  # noqa: PLC0415 - imports LanceDB
+
+    found = _open(settings).ledger()
+    options.html.write_text(report.page(found), encoding="utf-8")
+    return Answer(found, [f"written to {options.html}"])
 
 
 def _compact(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
@@ -369,7 +390,9 @@ def _add_reading(command: AddCommand) -> None:
     diff = _with_id(command("diff", _diff, "what changed between two revisions; by default the last two"))
     diff.add_argument("old", nargs="?", type=_number(1))
     diff.add_argument("new", nargs="?", type=_number(1))
-    command("stats", _stats, "the memory in figures")
+    command("stats", _stats, "the memory in figures, and what it is worth")
+    report = command("report", _report, "what the memory is worth, as one page with curves")
+    report.add_argument("--html", type=Path, required=True, metavar="FILE", help="the page, which needs nothing else")
 
 
 def _add_changing(command: AddCommand) -> None:

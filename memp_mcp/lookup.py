@@ -30,6 +30,10 @@ class Noted(Value):
     task: Text
     error: Text
     returned: tuple[Returned, ...]
+    withheld: tuple[Returned, ...] = ()
+    """What would have been returned, where it was withheld at random."""
+    holdout: float = 0.0
+    """The share that was withheld at the time, where this recall took part in the draw; else 0."""
 
 
 def noted(recall: Event) -> Noted:
@@ -86,6 +90,11 @@ def recalled(store: Store, recall_id: str) -> list[Procedure]:
         raise NotFound("recall", recall_id, "It may belong to another memory: leave recall_id out, or recall again.")
     revisions = (store.revision(r.id, r.revision) for r in noted(found[0]).returned)
     return [p for p in revisions if p is not None]
+
+
+def is_withheld(store: Store, recall_id: str) -> bool:
+    """Whether what this recall found was withheld, so that its outcome says nothing about any procedure."""
+    return any(noted(e).withheld for e in store.events(kind="recall", recall_id=recall_id))
 
 
 def evidence(trajectory: Trajectory, procedure: Procedure, *, client: str) -> Event:

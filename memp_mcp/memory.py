@@ -7,13 +7,15 @@ and hands their changes to the store as one commit. No LLM call and no embedding
 from __future__ import annotations
 
 import logging
+import random
 from collections.abc import Callable, Iterable, Sequence
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from memp_mcp import lookup, redact, retrieve, revisions
 from memp_mcp.embedder import BackgroundEmbedder, Embedder
 from memp_mcp.errors import BadInput, EmbedderError, MempError, StoreError
 from memp_mcp.judge import Rule, load_rules
+from memp_mcp.ledger import Ledger, account, records_of
 from memp_mcp.llm import LLM, connect
 from memp_mcp.lookup import Known
 from memp_mcp.models import (
@@ -49,6 +51,14 @@ ASK_TO_REFLECT = (
 LOOKED_UP = 4_000
 """Characters of a task or an error that a recall looks at; the rest would cost time and say the same."""
 
+WITHHELD = (
+    "Withheld at random, to measure what this memory is worth (MEMP_HOLDOUT): work it out, then call record_trajectory "
+    "with this recall_id. Do not recall this task again."
+)
+DRAW = random.SystemRandom().random
+STATS_PROCEDURES = 20
+"""Procedures that the figures name; `memp-mcp report` shows more."""
+
 Found = Literal["hybrid", "query", "avefact", "random", "lexical"]
 
 
@@ -57,7 +67,7 @@ class Recall(Value):
 
     id: str | None
     task: Text
-    found: Found
+    found: Found | Literal["withheld"]
     reason: str = ""
     matches: tuple[Match, ...] = ()
 
@@ -70,6 +80,7 @@ class Stats(Value):
     procedures: dict[str, int]
     recalls: int
     recalls_with_nothing: int
+    recalls_withheld: int
     uses: int
     verified_uses: int
     verified_successes: int
@@ -78,6 +89,15 @@ class Stats(Value):
     llm: str
     llm_tokens_today: int
     llm_tokens_left: int
+    ledger: Ledger
+
+
+class _Chosen(NamedTuple):
+    """What a recall found, by whether it is shown; the share that is withheld, where a draw decided."""
+
+    shown: tuple[Match, ...]
+    withheld: tuple[Match, ...]
+    holdout: float
 
 
 class Memory:
@@ -91,7 +111,9 @@ class Memory:
         *,
         llm: LLM | None = None,
         rules: Sequence[Rule] = (),
+        draw: Callable[[], float] = DRAW,
     ) -> None:
+        self._draw = draw
         self.store = store
         self.settings = settings
         self.llm = llm
@@ -174,7 +196,10 @@ class Memory:
             project=scope,
             limit=limit,
         )
-        recall_id, trouble = self._note_recall(read, seen, matches, scope, client)
+        chosen = self._chosen(matches, seen)
+        recall_id, trouble = self._note_recall(read, seen, chosen, scope, client)
+        if chosen.withheld and recall_id:  # what cannot be noted would be withheld in vain
+            return Recall(id=recall_id, task=task, found="withheld", reason=WITHHELD)
         told = "; ".join(filter(None, (reason, trouble)))
         return Recall(id=recall_id, task=task, found=found, reason=told, matches=tuple(matches))
 
@@ -215,25 +240,39 @@ class Memory:
     def _scope(self, project: str | None) -> str:
         return self.settings.project if project is None else project
 
-    def _note_recall(
-        self, task: str, error: str, matches: Sequence[Match], project: str, client: str
-    ) -> tuple[str | None, str]:
+    def _chosen(self, matches: Sequence[Match], error: str) -> _Chosen:
+        """Whether what was found is shown: all of it, but for the share that MEMP_HOLDOUT withholds at random.
+
+        Whoever is stuck is always helped: the run has begun already, so that it would tell little about the memory,
+        and it is the one in which a missing answer costs most.
+        """
+        holdout = self.settings.holdout if matches and not error else 0.0
+        if holdout and self._draw() < holdout:
+            return _Chosen((), tuple(matches), holdout)
+        return _Chosen(tuple(matches), (), holdout)
+
+    def _note_recall(self, task: str, error: str, chosen: _Chosen, project: str, client: str) -> tuple[str | None, str]:
         """Write down what was recalled, so that its use can be credited. A memory that cannot write still answers."""
         recall_id = new_id("r")
-        returned = tuple(lookup.Returned(id=m.procedure.id, revision=m.procedure.revision) for m in matches)
         clean = redact.Redactor().text
-        noted = lookup.Noted(task=clean(task)[:1000], error=clean(error)[:500], returned=returned)
+        noted = lookup.Noted(
+            task=clean(task)[:1000],
+            error=clean(error)[:500],
+            returned=_returned(chosen.shown),
+            withheld=_returned(chosen.withheld),
+            holdout=chosen.holdout,
+        )
         recall = Event(
             id=recall_id,
             kind="recall",
             recall_id=recall_id,
             client=client,
             project=project,
-            detail=noted.model_dump_json(),
+            detail=noted.model_dump_json(exclude_defaults=True),
         )
         recalled = [
             Event.about(m.procedure, kind="recalled", recall_id=recall_id, client=client, project=project)
-            for m in matches
+            for m in chosen.shown
         ]
         try:
             self.store.note(recall, *recalled)
@@ -265,6 +304,8 @@ class Memory:
         adjusts = (update_policy or self.settings.update) == "adjustment"
         if not adjusts or recorded.already_stored or recorded.succeeded is not False:
             return recorded
+        if not recorded.credited and trajectory.recall_id and lookup.is_withheld(self.store, trajectory.recall_id):
+            return recorded  # what was withheld did not fail
         if self.llm is None:
             return recorded.model_copy(update={"notes": (*recorded.notes, ASK_TO_REFLECT)})
         return self._adjusted(recorded)
@@ -417,21 +458,23 @@ class Memory:
         """Ids that start with *prefix*, for completion."""
         return self.store.ids_starting(prefix, kind=kind, limit=limit)
 
+    def ledger(self) -> Ledger:
+        """What the recorded episodes say about how well this memory serves."""
+        return account(records_of(self.store), retire_below=self.settings.retire_below)
+
     def stats(self) -> Stats:
         """The memory in figures."""
-        recalls = self.store.events(kind="recall")
-        used = self.store.events(kind="used")
-        statuses: dict[str, int] = {}
-        for procedure in self.store.list_procedures(limit=1_000_000):
-            statuses[procedure.status] = statuses.get(procedure.status, 0) + 1
+        records = records_of(self.store)
+        recalls, used = [r.noted for r in records.recalls.values()], records.uses
         _, trouble = self.vectorizer.embedder(wait=0)
         budget = self.llm.budget if self.llm else None
         return Stats(
             directory=str(self.store.directory),
             size=self.store.size(),
-            procedures=statuses,
+            procedures=self.store.statuses(),
             recalls=len(recalls),
-            recalls_with_nothing=sum(not lookup.noted(e).returned for e in recalls),
+            recalls_with_nothing=sum(not (r.returned or r.withheld) for r in recalls),
+            recalls_withheld=sum(bool(r.withheld) for r in recalls),
             uses=len(used),
             verified_uses=sum(e.verified for e in used),
             verified_successes=sum(e.verified and (e.score or 0) >= 0.5 for e in used),
@@ -440,4 +483,9 @@ class Memory:
             llm=self.llm.name if self.llm else "",
             llm_tokens_today=budget.spent() if budget else 0,
             llm_tokens_left=budget.left() if budget else 0,
+            ledger=account(records, retire_below=self.settings.retire_below).brief(STATS_PROCEDURES),
         )
+
+
+def _returned(matches: Iterable[Match]) -> tuple[lookup.Returned, ...]:
+    return tuple(lookup.Returned(id=m.procedure.id, revision=m.procedure.revision) for m in matches)

@@ -35,7 +35,7 @@ def storable(text: object) -> object:
 
     Two surrogates that make up one character are joined to it.
     """
-    if not isinstance(text, str):
+    if not isinstance(text, str) or (text.isascii() and "\x00" not in text):  # as nearly all are
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace").replace("\x00", "\ufffd")
 
@@ -253,7 +253,9 @@ class Event(Value):
     verified: bool = False
     client: Text = ""
     project: Text = ""
-    detail: Text = Field(default="", description="JSON; for a recall the task, the error and what was returned.")
+    detail: Text = Field(
+        default="", description="JSON; of a recall what was asked and returned, of a recorded trajectory its figures."
+    )
     at: Moment = Field(default_factory=now)
 
     @classmethod
@@ -287,6 +289,7 @@ class Commit(Value):
 
     op_id: Text
     trajectory: Trajectory | None = None
+    figures: Text = Field(default="", description="JSON; what the ledger will ask about the trajectory.")
     procedures: tuple[Procedure, ...] = ()
     events: tuple[Event, ...] = ()
 

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from memp_mcp import build, judge, lookup, redact, update, vectors
 from memp_mcp.errors import LLMFailed, StaleRevision
+from memp_mcp.ledger import Figures
 from memp_mcp.llm import LLM
 from memp_mcp.models import (
     BuildPolicy,
@@ -218,7 +219,13 @@ class Recorder:
             changes=tuple(changes),
             notes=tuple(draft.notes),
         )
-        commit = Commit(op_id=trajectory.id, trajectory=trajectory, procedures=tuple(revisions), events=events)
+        commit = Commit(
+            op_id=trajectory.id,
+            trajectory=trajectory,
+            figures=Figures.of(trajectory).model_dump_json(),
+            procedures=tuple(revisions),
+            events=events,
+        )
         return _Decided(commit, recorded)
 
     def _is_new(

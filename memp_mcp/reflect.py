@@ -59,6 +59,12 @@ class Report(Value):
     client: Text = Field(default="", description="Who reflects.")
 
 
+WITHHELD = (
+    "Nothing was changed: what is remembered for this task was withheld at random (MEMP_HOLDOUT), so it did not fail. "
+    "If you followed a procedure after all, name it in `used`."
+)
+
+
 class _Asked(NamedTuple):
     """One reflection as it was asked for, with everything that was looked up for it."""
 
@@ -70,6 +76,8 @@ class _Asked(NamedTuple):
     author: str
     project: str
     op_id: str
+    withheld: bool
+    """What the recall found was withheld, so that nothing which was shown has failed."""
 
     @property
     def explained(self) -> bool:
@@ -106,21 +114,25 @@ class Reflector:
         failure = self._failure(text(report.task.strip()), trajectory, text(report.error.strip()), project)
         recall_id = report.recall_id or (trajectory.recall_id if trajectory else None) or ""
         diagnosis, correction = text(report.diagnosis.strip()), text(report.correction.strip())
+        withheld = bool(recall_id) and lookup.is_withheld(self._store, recall_id)
         told = (failure.task, failure.error, trajectory.id if trajectory else "", recall_id, diagnosis, correction)
         return _Asked(
             failure=failure,
-            concerned=self._concerned(failure, recall_id, report.used, project),
+            concerned=self._concerned(failure, recall_id, report.used, project, withheld=withheld),
             recall_id=recall_id,
             diagnosis=diagnosis,
             correction=adjust.parse_correction(correction),
             author=report.client or "caller",
             project=project,
             op_id=stable_id("o", "reflect", *told, project, *report.used),
+            withheld=withheld,
         )
 
     def _reflect(self, asked: _Asked) -> Reflection:
         if self._store.applied(asked.op_id):
             return _stored_before(asked)
+        if asked.withheld and not asked.concerned:
+            return _reflection(asked, "surroundings", (), WITHHELD)
         if not asked.explained and evidence.transient(asked.failure.error):
             return _surroundings(asked, f"({evidence.transient(asked.failure.error)})")
         if not asked.explained and self._llm is not None and asked.concerned:
@@ -142,13 +154,13 @@ class Reflector:
         return adjust.Failure(task, error, trajectory, next(near, None))
 
     def _concerned(
-        self, failure: adjust.Failure, recall_id: str, used: Sequence[str], project: str
+        self, failure: adjust.Failure, recall_id: str, used: Sequence[str], project: str, *, withheld: bool
     ) -> list[update.Used]:
         """The procedures that were used; else the recall's first; else the one for this very task, if any."""
         ids = list(used or (failure.trajectory.used if failure.trajectory else ()))
         if not ids and recall_id:
             ids = [p.id for p in lookup.recalled(self._store, recall_id)[:1]]
-        if not ids:
+        if not ids and not withheld:
             form = keys.same_task_form(failure.task)
             near = self._store.lexical(failure.task[:500], projects={project}, limit=8)
             ids = [p.id for p, _ in near if form in {keys.same_task_form(t) for t in p.tasks}][:1]

@@ -324,7 +324,7 @@ def _add_resources(server: MCPServer[Any], memory: Callable[[], Memory]) -> None
 
     @server.resource("memp://stats", title="The memory in figures", mime_type="application/json")
     def stats() -> str:
-        """Procedures, recalls, uses and successes, size on disk, tokens that the LLM used today."""
+        """Procedures, recalls, uses; success, steps and tokens with and without a procedure; size; LLM tokens used."""
         return _read(memory, Memory.stats).model_dump_json()
 
 

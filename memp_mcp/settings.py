@@ -28,6 +28,10 @@ class Settings(BaseModel):
     build: Annotated[BuildPolicy, Field(description="What a procedure keeps of a trajectory.")] = "proceduralization"
     retrieve: Annotated[RetrievePolicy, Field(description="How procedures are found for a task.")] = "hybrid"
     update: Annotated[UpdatePolicy, Field(description="What an episode changes in the memory.")] = "adjustment"
+    holdout: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Share of recalls withheld at random, to measure what the memory is worth."),
+    ] = 0.0
     embedder: Annotated[str, Field(description="The embedding model, by name or folder.")] = DEFAULT_EMBEDDER
     floor: Annotated[
         float | None, Field(ge=-1, le=1, description="Relevance below which nothing is recalled; by embedder if unset.")

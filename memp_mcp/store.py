@@ -19,6 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple, Self, TypeVar
@@ -28,6 +29,7 @@ from filelock import FileLock, Timeout
 from memp_mcp import __version__
 from memp_mcp.errors import EmbedderError, StaleRevision, StoreBusy, StoreDamaged, StoreFull, StoreNewer
 from memp_mcp.models import (
+    ChangeKind,
     Commit,
     Counts,
     Event,
@@ -92,6 +94,18 @@ class MergedIn(NamedTuple):
     kept: int
     conflicts: tuple[str, ...]
     """Ids of procedures whose history here is another one; ours was kept."""
+
+
+class Brief(Value, extra="ignore"):
+    """A revision of a procedure without its texts."""
+
+    id: str
+    revision: int
+    counted_from: int
+    title: str
+    status: Status
+    change: ChangeKind
+    created_at: datetime
 
 
 class _Meta(Value):
@@ -409,6 +423,20 @@ class Store:
         """The current revisions of those that are here."""
         found = self._parsed(Procedure, self._rows_by_id("procedures", ["body"], ids))
         return {p.id: p for p in found}
+
+    def statuses(self) -> dict[str, int]:
+        """How many procedures there are of each status."""
+        return dict(Counter(row["status"] for row in self._tables.rows("procedures", ["status"])))
+
+    def briefs(self, ids: Collection[str]) -> list[Brief]:
+        """The current revisions of those that are here, without their texts."""
+        return self._parsed(Brief, self._rows_by_id("procedures", ["body"], ids))
+
+    def changes(self, kinds: Collection[ChangeKind]) -> list[Brief]:
+        """The revisions that changed a procedure in one of these ways, without their texts."""
+        # a quote inside a text is escaped in JSON, so that only the field itself matches
+        wanted = " OR ".join(f"""contains(body, '"change":"{kind}"')""" for kind in sorted(kinds)) or "false"
+        return self._parsed(Brief, self._tables.rows("procedure_versions", ["body"], where=wanted))
 
     def list_procedures(
         self, *, status: Status | None = None, project: str | None = None, limit: int = 100, offset: int = 0
@@ -778,7 +806,7 @@ def _marker(commit: Commit) -> Event:
     marker = Event(id=_marker_id(commit.op_id), kind="recorded")
     if commit.trajectory is None:
         return marker
-    told = {"trajectory_id": commit.trajectory.id, "client": commit.trajectory.client}
+    told = {"trajectory_id": commit.trajectory.id, "client": commit.trajectory.client, "detail": commit.figures}
     return marker.model_copy(update={**told, "project": commit.trajectory.project})
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from memp_mcp import answers
 from memp_mcp.evidence import FailedStep
 from memp_mcp.lookup import Known
-from memp_mcp.memory import Recall
+from memp_mcp.memory import WITHHELD, Recall
 from memp_mcp.models import Change, Counts, Pitfall, Procedure, Slot, Step, now
 from memp_mcp.record import Recorded
 from memp_mcp.reflect import Reflection
@@ -165,6 +165,14 @@ def test_nothing_relevant_is_an_answer_that_says_what_to_do() -> None:
 
     assert answer.procedures == []
     assert answer.note == answers.NOTHING
+
+
+def test_what_is_withheld_is_told_whole_and_not_as_nothing_relevant() -> None:
+    recall = Recall(id="r_3f2a9c0d1e4b", task="x", found="withheld", reason=WITHHELD)
+
+    answer = answers.recall_answer(recall, detail="brief", budget=1500)
+
+    assert (answer.recall_id, answer.found, answer.note) == ("r_3f2a9c0d1e4b", "withheld", WITHHELD)
 
 
 def test_why_only_words_were_used_is_told() -> None:

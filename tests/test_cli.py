@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 
 from memp_mcp.cli import main, parser
+from memp_mcp.memory import Memory
+from memp_mcp.models import Trajectory
+from memp_mcp.settings import Settings
 
 LINE = {"task": "publish the shop", "steps": [{"action": "release build"}, {"action": "release publish"}], "reward": 1}
 
@@ -198,6 +201,42 @@ def test_an_import_says_what_it_skipped(shell: Shell, procedure_id: str, tmp_pat
 def test_search_finds_by_each_policy(shell: Shell, procedure_id: str, policy: str) -> None:
     assert procedure_id in shell.run("search", "publish the shop", "--retrieve", policy)
     assert shell.data("search", "publish the shop", "--retrieve", policy)["found"] == policy
+
+
+def test_a_person_who_searches_is_never_part_of_the_hold_out(shell: Shell, procedure_id: str) -> None:
+    assert procedure_id in shell.run("search", "publish the shop", MEMP_HOLDOUT="0.999999")
+    assert shell.data("stats")["recalls_withheld"] == 0
+
+
+def test_stats_answer_what_the_memory_is_worth(shell: Shell, procedure_id: str) -> None:
+    with_it = {"task": "publish the blog", "steps": [{"action": "release blog"}], "reward": 1, "used": [procedure_id]}
+    _record(shell, with_it, {"task": "mop", "steps": [{"action": "mop"}, {"action": "dry"}], "reward": 0})
+
+    told = shell.run("stats")
+    ledger = shell.data("stats")["ledger"]
+
+    assert "With and without a procedure" in told
+    assert procedure_id in told
+    assert ledger["compared"]["steps"]["value"] == -1
+    assert ledger["imported"] == 1
+
+
+def _record(shell: Shell, *told: dict[str, Any]) -> None:
+    memory = Memory.open(Settings(home=shell.home))
+    for one in told:
+        steps = [{"action": s["action"]} for s in one["steps"]]
+        reward = {"score": one["reward"], "judged_by": "user", "verified": True}
+        memory.record(Trajectory.model_validate({**one, "steps": steps, "reward": reward}))
+
+
+def test_a_report_is_one_page(shell: Shell, procedure_id: str, tmp_path: Path) -> None:
+    file = tmp_path / "report.html"
+
+    assert f"written to {file}" in shell.run("report", "--html", str(file))
+    assert file.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert shell.data("report", "--html", str(file))["imported"] == 1
+    assert procedure_id
+    assert "directory" in shell.error("report", "--html", str(tmp_path)).lower()
 
 
 def test_nothing_found_has_its_own_exit_code(shell: Shell) -> None:

@@ -10,6 +10,7 @@ from builders import judged, lost, steps, trajectory, won
 from conftest import OpenMemory
 from fakes import NoEmbedder, ScriptedLLM
 
+from memp_mcp import lookup
 from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import BadInput, EmbedderError, NotFound
 from memp_mcp.judge import load_rules
@@ -260,6 +261,123 @@ def test_other_policies_do_not_ask_to_reflect(open_memory: OpenMemory, policy: s
     recorded = open_memory(update=policy).record(FAILED)
 
     assert ASK_TO_REFLECT not in recorded.notes
+
+
+# -- hold-out
+
+
+def held_out(memory: Memory, draw: float) -> Memory:
+    """The same memory, of which half of the recalls are withheld, with each draw coming out like this."""
+    settings = memory.settings.model_copy(update={"holdout": 0.5})
+    held = Memory(memory.store, memory.vectorizer.background, settings, draw=lambda: draw)
+    assert held.vectorizer.background.ready(60)
+    return held
+
+
+def test_a_recall_that_is_withheld_is_answered_with_an_id_and_why(memory: Memory) -> None:
+    memory.record(PUBLISH)
+
+    recall = held_out(memory, 0.1).recall(PUBLISH.task)
+
+    assert (recall.found, recall.matches) == ("withheld", ())
+    assert recall.id is not None
+    assert "MEMP_HOLDOUT" in recall.reason
+
+
+def test_a_recall_that_is_withheld_is_noted_with_what_it_would_have_returned(memory: Memory) -> None:
+    memory.record(PUBLISH)
+
+    held_out(memory, 0.1).recall(PUBLISH.task)
+
+    [event] = memory.store.events(kind="recall")
+    noted = lookup.noted(event)
+    assert (noted.returned, noted.holdout) == ((), 0.5)
+    assert [r.id for r in noted.withheld] == [only(memory).id]
+    assert memory.get(only(memory).id).counts.recalled == 0
+
+
+def test_a_recall_that_the_draw_lets_pass_is_noted_as_drawn(memory: Memory) -> None:
+    memory.record(PUBLISH)
+
+    recall = held_out(memory, 0.5).recall(PUBLISH.task)
+
+    [event] = memory.store.events(kind="recall")
+    assert len(recall.matches) == 1
+    assert lookup.noted(event).holdout == 0.5
+
+
+def test_what_finds_nothing_is_not_drawn(memory: Memory) -> None:
+    recall = held_out(memory, 0.1).recall("water the plants")
+
+    [event] = memory.store.events(kind="recall")
+    assert recall.found == "hybrid"
+    assert lookup.noted(event).holdout == 0
+
+
+def test_whoever_is_stuck_on_an_error_is_always_helped(memory: Memory) -> None:
+    memory.record(PUBLISH)
+
+    assert len(held_out(memory, 0.1).recall(PUBLISH.task, error="not signed").matches) == 1
+
+
+def test_without_a_hold_out_nothing_is_drawn(memory: Memory) -> None:
+    def draw() -> float:
+        raise AssertionError
+
+    memory.record(PUBLISH)
+    plain = Memory(memory.store, memory.vectorizer.background, memory.settings, draw=draw)
+
+    assert plain.vectorizer.background.ready(60)
+    assert len(plain.recall(PUBLISH.task).matches) == 1
+
+
+def test_what_was_withheld_is_neither_credited_nor_to_be_corrected(memory: Memory) -> None:
+    memory.record(PUBLISH)
+    held = held_out(memory, 0.1)
+    recall_id = held.recall(PUBLISH.task).id
+
+    recorded = held.record(FAILED.model_copy(update={"recall_id": recall_id}))
+    reflection = held.reflect(Report(trajectory_id=recorded.trajectory_id, correction="s1: release make {v}"))
+
+    assert recorded.credited == ()
+    assert ASK_TO_REFLECT not in recorded.notes
+    assert reflection.changes == ()
+    assert "withheld" in reflection.notes[0]
+    assert memory.get(only(memory).id).counts.uses == 0
+
+
+def test_a_failure_told_without_a_record_does_not_blame_what_was_withheld(memory: Memory) -> None:
+    memory.record(PUBLISH)
+    held = held_out(memory, 0.1)
+    recall_id = held.recall(PUBLISH.task).id
+
+    held.reflect(Report(task=PUBLISH.task, recall_id=recall_id, error="boom", diagnosis="it must be signed"))
+
+    assert memory.store.events(kind="used") == []
+    assert len(memory.history(only(memory).id)) == 1
+
+
+def test_who_followed_a_procedure_although_it_was_withheld_may_say_so(memory: Memory) -> None:
+    memory.record(PUBLISH)
+    held = held_out(memory, 0.1)
+    recall_id = held.recall(PUBLISH.task).id
+
+    recorded = held.record(FAILED.model_copy(update={"recall_id": recall_id, "used": (only(memory).id,)}))
+
+    assert recorded.credited == (only(memory).id,)
+    assert recorded.notes[-1] == ASK_TO_REFLECT
+
+
+def test_a_success_without_what_was_withheld_is_learnt_from(memory: Memory) -> None:
+    memory.record(PUBLISH)
+    held = held_out(memory, 0.1)
+
+    recorded = held.record(
+        PUBLISH.model_copy(update={"id": "t_00000000000000000001", "recall_id": held.recall(PUBLISH.task).id})
+    )
+
+    assert recorded.credited == ()
+    assert [c.kind for c in recorded.changes] == ["merge"]
 
 
 # -- reflect

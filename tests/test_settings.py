@@ -43,6 +43,14 @@ def test_what_is_given_wins_over_the_environment_and_none_is_not_given() -> None
     assert (read.update, read.project) == ("validation", "shop")
 
 
+@pytest.mark.parametrize("share", ["1", "-0.1", "nan"])
+def test_a_hold_out_that_would_leave_nothing_to_compare_is_refused(share: str) -> None:
+    with pytest.raises(BadInput, match="MEMP_HOLDOUT"):
+        Settings.from_env({"MEMP_HOLDOUT": share})
+
+    assert Settings().holdout == 0
+
+
 def test_an_empty_value_counts_as_not_set() -> None:
     assert Settings.from_env({"MEMP_FLOOR": "", "MEMP_UPDATE": " "}) == Settings()
 
