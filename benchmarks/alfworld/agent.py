@@ -299,7 +299,8 @@ class Agent:
         known = [p for t, p in self._seen.items() if _kind(t) == sought and t not in self._settled]
         kinds = (*milestone.things[1:], *plan.places[self._step])
         named = [p for kind in kinds for p in self._room if _kind(p) == kind]
-        everywhere = ANY in milestone.things or len(milestone.things) == 1
+        movable = all(_kind(p) != milestone.things[-1] for p in self._room)
+        everywhere = movable and (ANY in milestone.things or len(milestone.things) == 1)
         rest = sorted(self._room, key=lambda p: _kind(p) in plan.last) if everywhere else []
         been = self._visited if milestone.verb == "take" else self._tried
         ways = [*known, *(p for p in (*named, *rest) if p not in been)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import json
 import lzma
+import os
 import pickle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -161,6 +162,6 @@ def _load(file: Path) -> Any:
 
 def _save(file: Path, value: object) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
+    part = file.with_suffix(f".{os.getpid()}")  # another arm may play the same game
     part.write_bytes(pickle.dumps(value))
     part.replace(file)

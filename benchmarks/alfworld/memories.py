@@ -109,9 +109,9 @@ def imported(home: Path, files: Sequence[Path], **policies: str) -> None:
 
 
 class Server:
-    """The real server on one memory, over MCP."""
+    """The real server on one memory, over MCP; *settings* are its own, such as MEMP_RETRIEVE."""
 
-    def __init__(self, home: Path, *, limit: int = 3, full: bool = False, **settings: str) -> None:
+    def __init__(self, home: Path, *, limit: int = 3, full: bool = False, **settings: Any) -> None:
         self._wire = Wire(MEMP_HOME=str(home), MEMP_RECALL_WAIT="60", **settings).open()
         self._limit = limit
         self._detail = "full" if full else "brief"

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import lzma
 import re
 import shutil
 import sys
@@ -113,8 +114,6 @@ def _agentinstruct() -> list[dict[str, Any]]:
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
-    import lzma  # noqa: PLC0415 - only here
-
     with lzma.open(file, "rt") as lines:
         return [json.loads(line) for line in lines]
 
@@ -200,10 +199,12 @@ def _play_arms(job: tuple[Entry, Mapping[str, Recalled], Path, bool]) -> dict[st
 # -- streams --------------------------------------------------------------------------------------------------
 
 
-def streams(entries: Sequence[Entry], homes: Path, cache: Path) -> dict[str, list[list[Row]]]:
+def streams(
+    entries: Sequence[Entry], homes: Path, cache: Path, seeds: Sequence[int] = SEEDS
+) -> dict[str, list[list[Row]]]:
     """One memory from nothing for each update policy and order of the games; the rows in the order of play."""
     policies = ("vanilla", "validation", "adjustment")
-    jobs = [(policy, seed, entries, homes, cache) for seed in SEEDS for policy in policies]
+    jobs = [(policy, seed, entries, homes, cache) for seed in seeds for policy in policies]
     found: dict[str, list[list[Row]]] = {policy: [] for policy in policies}
     with ProcessPoolExecutor() as pool:
         for (policy, *_), rows in zip(jobs, pool.map(_stream, jobs), strict=True):
@@ -371,6 +372,7 @@ def main() -> None:
     parser.add_argument("--split", default="valid_seen", choices=["valid_seen", "valid_train"])
     parser.add_argument("--every", type=int, default=1, help="only each Nth game")
     parser.add_argument("--parts", nargs="+", default=["cold", "streams", "drift"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="orders of the streams' games")
     parser.add_argument("--cache", type=Path, help="keeps translations and what commands lead to between runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "alfworld.json")
     options = parser.parse_args()
@@ -379,7 +381,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results = _run(options, Path(folder), options.cache or Path(folder) / "games")
     packages = ["alfworld", "textworld", "fast-downward-textworld", "scipy", "rank-bm25"]
-    write_results(options.out, command_line(), list(SEEDS), results, packages=packages)
+    write_results(options.out, command_line(), options.seeds, results, packages=packages)
 
 
 def _run(options: argparse.Namespace, folder: Path, cache: Path) -> dict[str, Any]:
@@ -390,7 +392,7 @@ def _run(options: argparse.Namespace, folder: Path, cache: Path) -> dict[str, An
         arms = cold_start(entries, folder, cache)
         results |= _reported(arms, entries)
     if "streams" in options.parts:
-        found = streams(entries, folder, cache)
+        found = streams(games.split(options.split)[:: options.every], folder, cache, options.seeds)
         results["streams"] = of_streams(found)
         results["stream rows"] = {
             policy: [[r._asdict() for r in o] for o in orders] for policy, orders in found.items()
@@ -413,7 +415,7 @@ def _reported(arms: Arms, entries: Sequence[Entry]) -> dict[str, Any]:
         "raw BM25, successes only",
         "ExpRAG, successes only",
     ]
-    told = {
+    told: dict[str, Any] = {
         "arms": figures(arms),
         "walkthrough": {"won": 1.0, "steps": round(walkthrough, 1)},
         "compared": [compared(arms, other, budget) for other in others for budget in BUDGETS],
