@@ -8,6 +8,7 @@ parent it is rolled back, and what keeps failing is retired (Memp's code: hits >
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -31,8 +32,13 @@ ROLL_BACK_USES = 2
 SAME_TASK = 0.92
 """Cosine of two task texts from which on they may be one procedure, if their scripts agree as well."""
 SAME_SCRIPT = 0.8
+WAYS = 3
+"""Of doing the same task: a further one is merged into the one that is most like it."""
 FOLLOWED = 0.6
 """Share of a script that a run has to carry out to be evidence for the procedure that it says it used."""
+
+
+_SLOT = re.compile(r"\{\w+\}")
 
 
 class Used(NamedTuple):
@@ -86,6 +92,8 @@ def decide(
 
     """
     changes = [c for used in episode.used for c in _health(used, episode.trajectory, retire_uses, retire_below)]
+    if policy != "adjustment":  # vanilla and validation only ever add
+        changes = [c for c in changes if c.kind == "promote"]
     if draft is not None:
         touched = {c.procedure.id: c.procedure for c in changes}
         changes.append(_learn(draft, episode, touched, add_always=policy == "vanilla"))
@@ -179,21 +187,45 @@ def _learn(draft: Procedure, episode: Episode, touched: dict[str, Procedure], *,
 
 
 def find_twin(draft: Procedure, episode: Episode) -> Procedure | None:
-    """The procedure that this draft only repeats, if any: one that was used and followed, or the same task again."""
+    """The procedure that this draft only repeats, if any: one that was used and followed, or the same task again.
+
+    Another way to do the same task is no repetition: up to WAYS of them are kept beside each other.
+    """
     form = keys.same_task_form(draft.embedded_text)
     used = [u.procedure for u in episode.used if not u.superseded and _fits(u.procedure, draft)]
-    for procedure in used:
-        if followed(procedure.script, episode.trajectory.steps) >= FOLLOWED:
-            return procedure
-    for near in sorted(episode.neighbours, key=lambda n: -n.similarity):
-        other = near.procedure
-        if not _fits(other, draft):
-            continue
-        if form in {keys.same_task_form(t) for t in other.tasks}:
-            return other
-        if near.similarity >= SAME_TASK and script_similarity(draft, other) >= SAME_SCRIPT:
-            return other
-    return None
+    near = [n for n in sorted(episode.neighbours, key=lambda n: -n.similarity) if _fits(n.procedure, draft)]
+    same = [n.procedure for n in near if form in _forms(n.procedure)]
+    like = [
+        n.procedure for n in near if n.similarity >= SAME_TASK and script_similarity(draft, n.procedure) >= SAME_SCRIPT
+    ]
+    done = [p for p in used if followed(p.script, episode.trajectory.steps) >= FOLLOWED]
+    twin = next((p for p in (*done, *same) if not _is_another_way(p, draft, episode.trajectory)), None)
+    if twin is None and len(same) >= WAYS:
+        twin = max(same, key=lambda p: script_similarity(draft, p))
+    return twin or next(iter(like), None)
+
+
+def _is_another_way(other: Procedure, draft: Procedure, trajectory: Trajectory) -> bool:
+    """Whether a run did a step of the same verb with other things, so that to merge it would lose how.
+
+    Only lines that rules made of commands can tell: what a model words is never the same twice. A step that failed and
+    was mended is a repair of the way that is known.
+    """
+    if (other.author, draft.author) != ("rules", "rules"):
+        return False
+    known = [_told(s) for s in repair(other.script, trajectory, draft)]
+    return any(_contradicts(_told(s), known) for s in draft.script)
+
+
+def _told(step: ScriptStep) -> tuple[str, frozenset[str]]:
+    """The verb of a line, and its words with one word for whatever stands in a slot."""
+    text = _SLOT.sub("value", step.text)
+    return evidence.head(text).casefold(), frozenset(keys.content_words(text))
+
+
+def _contradicts(line: tuple[str, frozenset[str]], known: Sequence[tuple[str, frozenset[str]]]) -> bool:
+    alike = [words for verb, words in known if verb == line[0]]
+    return bool(alike) and not any(line[1] <= words or words <= line[1] for words in alike)
 
 
 def _fits(other: Procedure, draft: Procedure) -> bool:
@@ -208,8 +240,7 @@ def followed(script: Sequence[ScriptStep], steps: Sequence[Step]) -> float:
 
 def script_similarity(one: Procedure, other: Procedure) -> float:
     """How far two scripts agree line by line, in [0, 1]; 0 where one of them has none."""
-    left = [keys.same_task_form(s.text) for s in one.script]
-    right = [keys.same_task_form(s.text) for s in other.script]
+    left, right = ([keys.same_task_form(_SLOT.sub("value", s.text)) for s in p.script] for p in (one, other))
     return difflib.SequenceMatcher(None, left, right, autojunk=False).ratio() if left and right else 0.0
 
 

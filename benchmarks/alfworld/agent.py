@@ -12,7 +12,7 @@ end or cannot go on, the agent falls back to its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 MOVES = frozenset({"go", "open", "close"})
@@ -28,7 +28,7 @@ ANY = "*"
 
 _INSTANCE = re.compile(r"\b[a-z]+ \d+")
 _THING = re.compile(r"\{?([a-z]+)\}?(?: \d+)?")
-_NOT_IN = re.compile(r"not in ([a-z, ]+)")
+_STUCK = re.compile(r"could not (\w+) (\w+): not in ([a-z, ]+)")
 
 
 class Sight(Protocol):
@@ -71,11 +71,11 @@ class Told(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Milestones in their order; for each the kinds of places to search first; and kinds to search last."""
+    """Milestones in their order; for each the kinds of places to search first; and by verb the kinds to search last."""
 
     milestones: tuple[Milestone, ...]
     places: tuple[tuple[str, ...], ...]
-    last: frozenset[str] = frozenset()
+    last: frozenset[tuple[str, str]] = frozenset()
 
 
 # -- reading --------------------------------------------------------------------------------------------------
@@ -123,10 +123,7 @@ def recalled_plan(task: str, told: Sequence[Told]) -> Plan | None:
     if not deeds:
         return None
     anywhere = tuple(m._replace(things=(*m.things[:1], ANY)) if m.verb == "take" else m for m in deeds)
-    not_in = {
-        kind for t in told for pitfall in t.pitfalls for found in _NOT_IN.findall(pitfall) for kind in found.split(", ")
-    }
-    return Plan(anywhere, tuple(_places(m, aligned) for m in deeds), frozenset(not_in))
+    return Plan(anywhere, tuple(_places(m, aligned) for m in deeds), frozenset(_in_vain(told, things_of(task)[0])))
 
 
 def _aligned(task: str, told: Told) -> list[Milestone]:
@@ -150,6 +147,14 @@ def _places(milestone: Milestone, recalled: Iterable[Sequence[Milestone]]) -> tu
                 went += [t for m in reversed(lines[:index]) if m.verb == "go" for t in m.things]
                 break
     return tuple(dict.fromkeys([*did, *went]))
+
+
+def _in_vain(told: Iterable[Told], thing: str) -> Iterator[tuple[str, str]]:
+    """Where others could not do it, as their pitfalls say; in what places a thing is not, is told of this thing only."""
+    for pitfall in (p for t in told for p in t.pitfalls):
+        for verb, other, kinds in _STUCK.findall(pitfall):
+            if verb != "take" or other == thing:
+                yield from ((verb, kind) for kind in kinds.split(", "))
 
 
 def told_by(procedure: Mapping[str, object]) -> Told:
@@ -301,7 +306,7 @@ class Agent:
         named = [p for kind in kinds for p in self._room if _kind(p) == kind]
         movable = all(_kind(p) != milestone.things[-1] for p in self._room)
         everywhere = movable and (ANY in milestone.things or len(milestone.things) == 1)
-        rest = sorted(self._room, key=lambda p: _kind(p) in plan.last) if everywhere else []
+        rest = sorted(self._room, key=lambda p: (milestone.verb, _kind(p)) in plan.last) if everywhere else []
         been = self._visited if milestone.verb == "take" else self._tried
         ways = [*known, *(p for p in (*named, *rest) if p not in been)]
         return next((f"go to {p}" for p in ways if p != self._at and f"go to {p}" in commands), "")
