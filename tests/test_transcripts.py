@@ -158,7 +158,7 @@ def test_tool_calls_are_matched_to_their_results_by_id(tmp_path: Path) -> None:
         calls(("c1", "bash", '{"command": "pytest"}'), ("c2", "edit", {"path": "a.py", "line": 3}))
         | {"content": "First."},
         result("c2", "edited"),
-        result("c1", [{"type": "text", "text": "1 failed"}, {"type": "image_url"}]),
+        result("c1", [{"type": "text", "text": "1 failed"}, {"type": "refusal"}]),
         result("c9", "of nobody"),
         calls(("c1", "now", ""), ("c3", "raw", "not json")),
         result("c1", {"time": 5}),
