@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from memp_mcp import __version__, build, judge, keys, lookup, redact, revisions, transcripts
+from memp_mcp import __version__, build, judge, keys, lookup, redact, revisions, transcripts, update
 from memp_mcp.errors import BadInput, EmbedderError, LLMFailed, MempError, NotFound, StaleRevision, StoreDamaged
 from memp_mcp.memory import Memory
 from memp_mcp.models import (
@@ -26,11 +25,18 @@ from memp_mcp.models import (
     new_id,
 )
 from memp_mcp.record import Recorded
+from memp_mcp.settings import Settings
 from memp_mcp.transcripts import Exported, Skipped, own
+from memp_mcp.transcripts.places import Source, below, kept_by
 
 ALL = 1_000_000
 CHUNK = 64
 """Trajectories written together: large enough to spread the cost of a commit, small enough to lose little to a kill."""
+
+CHUNK_CHARACTERS = 16_000_000
+"""Of the trajectories written together: two of the largest that can be stored."""
+TOLD = 100
+"""Places that gave nothing which are named; all of them are counted."""
 
 Advance = Callable[[int], None]
 
@@ -44,7 +50,27 @@ class Imported(Value):
     added: int = 0
     merged: int = 0
     other_changes: int = 0
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = Field(default=(), description="The first places that gave nothing, and why.")
+    skips: int = Field(default=0, description="How many places gave nothing.")
+
+
+class Preview(Value):
+    """What an import of a file would find in it."""
+
+    file: str
+    format: str = Field(default="", description="Empty: of no known format.")
+    trajectories: int = 0
+    steps: int = 0
+    success: int = 0
+    failure: int = 0
+    unknown: int = 0
+    learnt: int = Field(default=0, description="Trajectories that a procedure would be built from or merged into.")
+    exported: int = Field(default=0, description="Values of an exported memory.")
+    skipped: tuple[str, ...] = Field(default=(), description="The first places that gave nothing, and why.")
+    skips: int = Field(default=0, description="How many places gave nothing.")
+
+
+_FIGURES = [name for name, field in Preview.model_fields.items() if field.annotation is int]
 
 
 class Kept(Value):
@@ -72,63 +98,194 @@ class Rebuilt(Value):
 # -- import and export --------------------------------------------------------------------------------------
 
 
+def sources(paths: Iterable[Path], clients: Iterable[str], environ: Mapping[str, str]) -> list[Source]:
+    """The files that an import reads: those that are named, those below a folder, those that a client keeps.
+
+    Raises:
+        BadInput: a client has kept none, or nothing at all is named.
+
+    """
+    files = [*below(paths), *(file for client in clients for file in kept_by(client, environ))]
+    if not files:
+        raise BadInput("There is nothing to import. Name a file, a folder that holds some, or a client by --from.")
+    return files
+
+
 def import_files(
     memory: Memory,
-    paths: Iterable[Path],
+    paths: Iterable[Path | Source],
     *,
     source_format: str | None = None,
+    project: str = "",
     build_policy: BuildPolicy | None = None,
     update_policy: UpdatePolicy | None = None,
     advance: Advance | None = None,
 ) -> Imported:
     """Record the trajectories of transcripts, and take over whole exported memories; each content once.
 
+    What is read is written in batches, across the files: an import that is broken off keeps those, and when it is run
+    again it passes over them. *project* is that of `transcripts.reading`.
+
     Raises:
-        BadInput: a file is of no known format; what was read from the files before it is stored.
+        BadInput: a named file is of no known format; what was read from the files before it is stored.
 
     """
     learn = partial(memory.record_all, build_policy=build_policy, update_policy=update_policy, advance=advance)
     total = Imported()
-    for path in paths:
-        exported: list[Trajectory | Procedure | Event] = []
-        for chunk in _chunks(transcripts.read(path, source_format=source_format)):
-            sifted = _sifted(memory, path, chunk)
-            exported += sifted.exported
-            total = _learnt(total, learn(sifted.trajectories), sifted.skipped)
-        if exported:
-            total = _take_over(memory, exported, total)
+    exported: list[Trajectory | Procedure | Event] = []
+    refused: BadInput | None = None
+    for batch in _batches(_read(paths, source_format=source_format, project=project)):
+        sifted = _sifted(memory, batch)
+        exported += sifted.exported
+        total = _learnt(total, learn(sifted.trajectories), sifted.skipped)
+        refused = sifted.refused
+    if exported:
+        total = _take_over(memory, exported, total)
+    if refused:
+        raise refused
     return total
 
 
+class _Piece(NamedTuple):
+    """What was found in a file; a BadInput is the last there is."""
+
+    path: Path
+    format: str
+    value: Trajectory | Exported | Skipped | BadInput
+
+
 class _Sifted(NamedTuple):
-    """A chunk of a file by what is to be done with it."""
+    """A batch by what is to be done with it."""
 
     trajectories: list[Trajectory]
     exported: list[Trajectory | Procedure | Event]
     skipped: list[str]
+    refused: BadInput | None
 
 
-def _chunks(items: Iterable[Trajectory | Exported | Skipped]) -> Iterator[list[Trajectory | Exported | Skipped]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, CHUNK)):
-        yield chunk
-
-
-def _sifted(memory: Memory, path: Path, chunk: Iterable[Trajectory | Exported | Skipped]) -> _Sifted:
-    sifted = _Sifted([], [], [])
-    for item in chunk:
+def _read(paths: Iterable[Path | Source], *, source_format: str | None, project: str = "") -> Iterator[_Piece]:
+    """What is in the files, up to the first named one that cannot be read at all."""
+    for source in (p if isinstance(p, Source) else Source(p, named=True) for p in paths):
         try:
-            match item:
-                case Skipped():
-                    sifted.skipped.append(str(item))
-                case Exported():
-                    sifted.exported.append(_fit_to_store(item.value))
-                case Trajectory():
-                    _check_ids(memory, item)
-                    sifted.trajectories.append(item)
+            reading = transcripts.reading(source.path, source_format=source_format, project=project)
+        except (BadInput, OSError) as error:
+            refused = error if isinstance(error, BadInput) else BadInput(f"{source.path} cannot be read: {error}.")
+            if source.named:
+                yield _Piece(source.path, "", refused)
+                return
+            yield _Piece(source.path, "", Skipped(source.path, 1, "It is of no known format."))
+            continue
+        for value in reading.values:
+            yield _Piece(source.path, reading.format, value)
+
+
+def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    batch: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += _size(piece.value)
+        if len(batch) >= CHUNK or size >= CHUNK_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _size(value: object) -> int:
+    return sum(len(s.action) + len(s.observation) for s in value.steps) if isinstance(value, Trajectory) else 0
+
+
+def _sifted(memory: Memory, batch: Iterable[_Piece]) -> _Sifted:
+    sifted = _Sifted([], [], [], None)
+    for piece in batch:
+        try:
+            match piece.value:
+                case BadInput() as refused:
+                    sifted = sifted._replace(refused=refused)
+                case Skipped() as skipped:
+                    sifted.skipped.append(str(skipped))
+                case Exported(value):
+                    sifted.exported.append(_fit_to_store(value))
+                case Trajectory() as told:
+                    sifted.trajectories.append(_fit_to_record(memory, told, piece.format))
         except (BadInput, ValidationError) as error:
-            sifted.skipped.append(f"{path}: {_called(item)}: {error}")
+            sifted.skipped.append(f"{piece.path}: {_called(piece.value)}: {error}")
     return sifted
+
+
+def _fit_to_record(memory: Memory, trajectory: Trajectory, source_format: str) -> Trajectory:
+    """The trajectory with ids that this memory knows: a client may have asked another one.
+
+    Raises:
+        BadInput: the project's own format names an id that is unknown, which somebody has to look into.
+
+    """
+    if source_format != "own":
+        return _without_lost_ids(memory, trajectory)
+    _check_ids(memory, trajectory)
+    return trajectory
+
+
+def preview(
+    settings: Settings,
+    paths: Iterable[Path | Source],
+    *,
+    source_format: str | None = None,
+    project: str = "",
+    update_policy: UpdatePolicy | None = None,
+    advance: Advance | None = None,
+) -> tuple[list[Preview], Preview]:
+    """What an import would find in each file, and in all of them; it stores nothing and makes no memory.
+
+    Outcomes are judged by the rules; an LLM is not asked.
+
+    Raises:
+        BadInput: a named file is of no known format, or the rules of the settings cannot be used.
+
+    """
+    rules = judge.load_rules(settings.rules or settings.directory / "rules.toml", required=settings.rules is not None)
+    policy = update_policy or settings.update
+    found: dict[Path, Preview] = {}
+    total = Preview(file="in all")
+    for piece in _read(paths, source_format=source_format, project=project):
+        seen = _seen(piece, rules, policy)
+        before = found.get(piece.path, Preview(file=str(piece.path), format=piece.format))
+        found[piece.path], total = _both(before, seen), _both(total, seen)
+        if advance:
+            advance(seen.trajectories)
+    return list(found.values()), total
+
+
+def _seen(piece: _Piece, rules: Sequence[judge.Rule], policy: UpdatePolicy) -> Preview:
+    match piece.value:
+        case BadInput() as refused:
+            raise refused
+        case Skipped() as skipped:
+            return Preview(file="", skips=1, skipped=(str(skipped),))
+        case Exported():
+            return Preview(file="", exported=1)
+        case Trajectory() as told:
+            return _outlook(told, rules, policy)
+
+
+def _both(one: Preview, other: Preview) -> Preview:
+    counts = {name: getattr(one, name) + getattr(other, name) for name in _FIGURES}
+    return one.model_copy(update={**counts, "skipped": (*one.skipped, *other.skipped)[:TOLD]})
+
+
+def _outlook(trajectory: Trajectory, rules: Sequence[judge.Rule], policy: UpdatePolicy) -> Preview:
+    clean = redact.redact_trajectory(trajectory)[0]
+    judged = clean.model_copy(update={"reward": judge.judge(clean, rules=rules)})
+    return Preview(
+        file="",
+        trajectories=1,
+        steps=len(clean.steps),
+        success=judged.succeeded is True,
+        failure=judged.succeeded is False,
+        unknown=judged.succeeded is None,
+        learnt=update.wants_draft(judged, policy),
+    )
 
 
 def _fit_to_store(value: Trajectory | Procedure | Event) -> Trajectory | Procedure | Event:
@@ -161,7 +318,7 @@ def _check_ids(memory: Memory, trajectory: Trajectory) -> None:
         lookup.known(memory.store, procedure_id)
 
 
-def _called(item: Trajectory | Exported | Skipped) -> str:
+def _called(item: object) -> str:
     value = item.value if isinstance(item, Exported) else item
     return repr(value.task[:60]) if isinstance(value, Trajectory) else type(value).__name__.lower()
 
@@ -177,12 +334,14 @@ def _learnt(total: Imported, recorded: Sequence[Recorded], skipped: Sequence[str
         added=kinds.count("add"),
         merged=kinds.count("merge"),
         other_changes=len(kinds) - kinds.count("add") - kinds.count("merge"),
-        skipped=tuple(skipped),
+        skipped=skipped,
     )
 
 
-def _added(total: Imported, **more: int | tuple[str, ...]) -> Imported:
-    return total.model_copy(update={name: getattr(total, name) + value for name, value in more.items()})
+def _added(total: Imported, *, skipped: Sequence[str], **more: int) -> Imported:
+    counts = {name: getattr(total, name) + value for name, value in more.items()}
+    told = (*total.skipped, *skipped)[:TOLD]
+    return total.model_copy(update={**counts, "skipped": told, "skips": total.skips + len(skipped)})
 
 
 def _take_over(memory: Memory, exported: list[Trajectory | Procedure | Event], total: Imported) -> Imported:
@@ -201,7 +360,7 @@ def _take_over(memory: Memory, exported: list[Trajectory | Procedure | Event], t
         stored=merged.trajectories,
         stored_before=len(trajectories) - merged.trajectories,
         added=merged.revisions,
-        skipped=tuple(f"{i}: this memory has another history of it, which was kept" for i in merged.conflicts),
+        skipped=[f"{i}: this memory has another history of it, which was kept" for i in merged.conflicts],
     )
 
 
@@ -260,8 +419,10 @@ def bootstrap(
     """
     judged: dict[str, list[_Judged]] = {}
     report: list[Kept] = []
-    for path, item in ((p, i) for p in paths for i in transcripts.read(p, source_format=source_format)):
+    for path, _, item in _read(below(paths), source_format=source_format):
         match item:
+            case BadInput():
+                raise item
             case Exported():
                 raise BadInput(f"{path} is an exported memory. Take it over by `memp-mcp import`.")
             case Skipped():
