@@ -198,7 +198,7 @@ _INJECTED = re.compile(
 )
 _NO_PROMPT = re.compile(
     r"\[Request interrupted|Caveat: The messages below|# AGENTS\.md instructions"
-    r"|<(?:environment_context|session_context|task-notification)"
+    r"|<(?:environment_context|session_context|task-notification|subagent_notification|turn_aborted)"
     r"|This session is being continued from a previous conversation"
 )
 _COMMAND = re.compile(r"<command-name>\s*(.*?)\s*</command-name>", re.DOTALL)
@@ -219,6 +219,8 @@ def prompt(text: str) -> Iterator[Prompt]:
     if command := _COMMAND.search(text):
         arguments = _COMMAND_ARGUMENTS.search(text)
         text = f"{command[1]} {arguments[1] if arguments else ''}"
+    if _NO_PROMPT.match(text.lstrip()):
+        return
     text = _INJECTED.sub("", text).replace(IMAGE, "").strip()
     if text and not _NO_PROMPT.match(text):
         yield Prompt(text)
