@@ -90,8 +90,9 @@ def events(documents: Documents, path: Path, parse: Callable[[object], Iterable[
 # -- texts ------------------------------------------------------------------------------------------------------------
 
 _DATA_URL = re.compile(r"data:[\w.+-]{1,60}/[\w.+-]{1,60};base64,[A-Za-z0-9+/=\s]*")
-_BASE64 = re.compile(r"(?=[A-Za-z0-9+/]*\d)(?=[A-Za-z0-9+/]*[a-z])(?=[A-Za-z0-9+/]*[A-Z])[A-Za-z0-9+/]{1000,}={0,2}")
+_LONG_WORD = re.compile(r"[A-Za-z0-9+/]{1000,}={0,2}")
 IMAGE = "[image left out]"
+BASE64 = "[base64 left out]"
 _IMAGES = {"image", "input_image", "image_url", "inlineData", "audio", "file_data"}
 
 
@@ -122,7 +123,13 @@ def without_base64(text: str) -> str:
     """The text with a mark in place of encoded files."""
     if len(text) < 200:
         return text
-    return _BASE64.sub("[base64 left out]", _DATA_URL.sub("[base64 left out]", text))
+    return _LONG_WORD.sub(_marked, _DATA_URL.sub(BASE64, text))
+
+
+def _marked(word: re.Match[str]) -> str:
+    """A mark for what has small and capital letters and figures, as encoded bytes do; any other long word stays."""
+    kinds = (str.isdigit, str.islower, str.isupper)
+    return BASE64 if all(any(map(is_kind, word[0])) for is_kind in kinds) else word[0]
 
 
 def cut(text: str, limit: int) -> str:
