@@ -384,6 +384,9 @@ def test_a_named_format_is_taken_at_its_word(tmp_path: Path) -> None:
 FIELDS = (
     "task steps action observation outcome reward score script memp kind value messages role content tool_calls id",
     "function name arguments tool_call_id trajectories state_action_pairs state task_description result traj",
+    "type uuid parentUuid sessionId message text tool_use tool_use_id input is_error payload item call_id output",
+    "exit_code parts functionCall functionResponse args toolCalls thoughts $set $rewindTo info projectID directory",
+    "source steps observation results history simulations reward_info metadata systemPayload toolCallResult",
 )
 KEYS = st.sampled_from(" ".join(FIELDS).split())
 LEAVES = (
@@ -404,6 +407,19 @@ HEADS = st.sampled_from(
         {"messages": [{"role": "user", "content": "t"}]},
         {"trajectories": [{"state_action_pairs": []}]},
         {"name": "n", "result": True, "traj": "Your task is to: x\n> go"},
+        {"type": "user", "uuid": "u", "parentUuid": "u", "sessionId": "s", "message": {"content": "t"}},
+        {"type": "assistant", "uuid": "v", "parentUuid": "u", "message": {"parts": [{"functionCall": {"id": "c"}}]}},
+        {"type": "response_item", "payload": {"type": "function_call", "name": "a", "call_id": "c"}},
+        {"type": "event_msg", "payload": {"type": "item_completed", "item": {"type": "CommandExecution"}}},
+        {"sessionId": "s", "projectHash": "h", "messages": [{"id": "1", "type": "gemini", "content": "x"}]},
+        {"info": {"directory": "/"}, "messages": [{"info": {"role": "user"}, "parts": [{"type": "tool"}]}]},
+        {"id": "ses_1", "projectID": "p", "directory": "/"},
+        {"role": "assistant", "message": {"content": [{"type": "tool_use", "name": "a"}, {"type": "tool_result"}]}},
+        {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "a"}]}]},
+        {"schema_version": "ATIF-v1.7", "steps": [{"source": "agent", "tool_calls": [{"function_name": "a"}]}]},
+        {"history": [{"role": "user", "content": "t"}], "trajectory": [{"action": "a"}]},
+        {"task_id": 1, "reward": 1, "traj": [{"role": "user", "content": "t"}]},
+        {"simulations": [{"task_id": 1, "messages": [{"role": "user"}], "termination_reason": "x"}]},
     ]
 )
 

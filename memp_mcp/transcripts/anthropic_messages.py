@@ -29,7 +29,7 @@ from memp_mcp.transcripts.claude_code import Message, message_events
 from memp_mcp.transcripts.found import Documents, Located, Skipped, reason
 from memp_mcp.transcripts.session import About, Event, Prompt, trajectories
 
-_BLOCKS = {"tool_use", "tool_result", "thinking"}
+_BLOCKS = ("tool_use", "tool_result", "thinking")
 _STATED = ("task", "outcome", "feedback", "project", "client", "key")
 
 

@@ -35,7 +35,7 @@ from memp_mcp.transcripts.session import About, Call, Event, Result, Said, promp
 from memp_mcp.transcripts.tree import Node, living
 
 CLIENT = "claude-code"
-_TOLD = {"user", "assistant"}
+_TOLD = ("user", "assistant")
 
 
 class Message(BaseModel):

@@ -42,7 +42,7 @@ from memp_mcp.transcripts.found import Documents, Located, Skipped, Word
 from memp_mcp.transcripts.session import About, Call, Event, Result, Said, events, prompt, text_of, trajectories
 
 CLIENT = "codex"
-_LINES = {"session_meta", "turn_context", "response_item", "event_msg", "compacted", "world_state"}
+_LINES = ("session_meta", "turn_context", "response_item", "event_msg", "compacted", "world_state")
 
 
 class _Payload(BaseModel):

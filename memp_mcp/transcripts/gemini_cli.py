@@ -67,10 +67,7 @@ def read(documents: Documents, path: Path) -> Iterator[Located | Skipped]:
         if isinstance(document, Skipped) or not isinstance(document, dict):
             yield document if isinstance(document, Skipped) else Skipped(path, number, "It is no object.")
             continue
-        if (target := document.get("$rewindTo")) in happened:
-            ids = list(happened)
-            for void in ids[ids.index(str(target)) :]:
-                del happened[void]
+        _rewind(happened, document.get("$rewindTo"))
         if isinstance(folders := document.get("directories"), list) and folders:
             happened[""] = [About(folder=str(folders[0]))]
         for message in _messages(document):
@@ -81,6 +78,13 @@ def read(documents: Documents, path: Path) -> Iterator[Located | Skipped]:
                 yield Skipped(path, number, reason(error))
     told_events = (event for message in happened.values() for event in message)
     yield from trajectories(told_events, client=CLIENT, path=path)
+
+
+def _rewind(happened: dict[str, list[Event]], target: object) -> None:
+    """Forget a message and all later ones."""
+    ids = list(happened)
+    for void in ids[ids.index(target) :] if isinstance(target, str) and target in ids else ():
+        del happened[void]
 
 
 def _messages(document: dict[str, object]) -> list[object]:

@@ -29,7 +29,7 @@ from memp_mcp.transcripts.session import About, Call, Event, Result, prompt, tra
 from memp_mcp.transcripts.tree import Node, living
 
 CLIENT = "qwen-code"
-_TYPES = {"user", "assistant", "tool_result", "system"}
+_TYPES = ("user", "assistant", "tool_result", "system")
 
 
 class _Line(BaseModel):
