@@ -542,6 +542,18 @@ def test_a_session_of_opencode_is_the_same_however_it_is_kept(tmp_path: Path, ke
     assert (run.client, run.model, run.project) == ("opencode", "gpt-x", "shop")
 
 
+def test_a_damaged_part_of_opencode_costs_only_itself(tmp_path: Path) -> None:
+    file = opencode_files(tmp_path, flat=False)
+    (tmp_path / "message" / "ses_1" / "msg_9.json").write_text("{broken")
+    (tmp_path / "part" / "msg_2" / "prt_9.json").write_text('{"text": "of no type"}')
+
+    skipped, run = read(file)
+
+    assert "type: Field required" in str(skipped)
+    assert isinstance(run, Trajectory)
+    assert run.steps == OPENCODE_STEPS
+
+
 def test_another_programs_database_is_skipped(tmp_path: Path) -> None:
     file = tmp_path / "x.db"
     with closing(sqlite3.connect(file)) as db, db:
@@ -627,6 +639,25 @@ def test_an_atif_run_is_read_with_its_sub_agents(tmp_path: Path) -> None:
         ("bash: make", "no rule"), ("look()", "a"), ("wait()", "b"),
     ]  # fmt: skip
     assert (main.client, main.model, child.client, len(child.steps)) == ("terminus", "m", "helper", 1)
+
+
+def test_a_demonstration_of_swe_agent_is_a_message_list(tmp_path: Path) -> None:
+    call = {"id": "c", "function": {"name": "open", "arguments": '{"path": "Makefile"}'}}
+    history = [
+        {"role": "user", "content": "ISSUE:\nmake fails"},
+        {"role": "assistant", "content": "I look.", "tool_calls": [call]},
+        {"role": "tool", "content": "all:", "tool_call_ids": ["c"]},
+    ]
+    nameless = [{"role": "system", "content": "x"}, *history[1:]]
+
+    run, skipped = read(written(tmp_path / "x.traj", [{"history": history}, {"history": nameless}]))
+
+    assert isinstance(run, Trajectory)
+    assert (run.task, run.steps) == (
+        "make fails",
+        (Step(action="open: Makefile", observation="all:", thought="I look."),),
+    )
+    assert "no message of a user" in str(skipped)
 
 
 def test_a_submitted_patch_of_swe_agent_verifies_nothing(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memp_mcp import transcripts
 from memp_mcp.errors import BadInput
 from memp_mcp.models import Event, Pitfall, Procedure, Reward, ScriptStep, Step, Trajectory
 from memp_mcp.transcripts import FORMATS, Exported, Skipped, own, read
@@ -355,6 +356,17 @@ def test_reading_twice_gives_the_same_ids(tmp_path: Path) -> None:
     path = written(tmp_path / "x", OWN_LINE, [ASK, calls(("1", "ls", "{}"))])
     assert only(written(tmp_path / "y", OWN_LINE)).id == only(written(tmp_path / "z", OWN_LINE)).id
     assert reasons(path) == ["It is JSON, but not of the format of this file."]
+
+
+def test_a_single_document_that_is_too_large_to_hold_is_refused_and_lines_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcripts, "WHOLE_BYTES", 100)
+    document = json.dumps([SYSTEM, ASK, calls(("1", "ls", "{}"))], indent=1)
+
+    with pytest.raises(BadInput, match="as a single document 100 are read"):
+        list(read(written(tmp_path / "x", document)))
+    assert len(list(read(written(tmp_path / "y", *[OWN_LINE] * 9)))) == 9
 
 
 @pytest.mark.parametrize("content", ["", "\n \n"])

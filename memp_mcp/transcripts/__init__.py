@@ -46,6 +46,9 @@ __all__ = ["FORMATS", "Exported", "Format", "Reading", "Skipped", "read", "readi
 LOOK_AHEAD = 200
 """Lines at the head of a file among which one has to show its format."""
 
+WHOLE_BYTES = 500_000_000
+"""Of a file that is one document, as it lies there: that has to be read as a whole, lines are read one by one."""
+
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -183,14 +186,23 @@ def _documents(path: Path) -> Iterator[tuple[int, Any]]:
     if _begins(path, opencode.SQLITE):
         yield from _database(path)
         return
-    first = True
-    for number, line in _lines(path):
-        documents = [line] if isinstance(line, Skipped) else _parsed(line, path, number)
-        if first and isinstance(documents[0], Skipped) and not isinstance(whole := _whole(path), Skipped):
-            yield number, whole
+    lines = _parsed_lines(path)
+    first = next(lines, None)
+    if first is None:
+        return
+    if isinstance(first[1], Skipped):
+        whole = _whole(path)
+        if not isinstance(whole, Skipped):
+            yield first[0], whole
             return
-        first = False
-        for document in documents:
+        first = (first[0], whole if path.stat().st_size > WHOLE_BYTES else first[1])
+    yield first
+    yield from lines
+
+
+def _parsed_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in _lines(path):
+        for document in [line] if isinstance(line, Skipped) else _parsed(line, path, number):
             yield number, document
 
 
@@ -225,6 +237,8 @@ def _glued(text: str) -> list[Any]:
 
 
 def _whole(path: Path) -> Any:
+    if (size := path.stat().st_size) > WHOLE_BYTES:
+        return Skipped(path, 1, f"It has {size:,} bytes; as a single document {WHOLE_BYTES:,} are read.")
     texts = [line for _, line in _lines(path)]
     damaged = next((text for text in texts if isinstance(text, Skipped)), None)
     return damaged or _parsed("".join(map(str, texts)), path, 1)[0]

@@ -70,7 +70,7 @@ class _Info(BaseModel):
 
 class _Message(BaseModel):
     info: _Info
-    parts: list[_Part]
+    parts: list[object]
 
 
 class _Session(BaseModel):
@@ -164,18 +164,28 @@ def _json(text: object) -> Any:
 
 def _events(session: _Session, path: Path, number: int) -> Iterator[Event | Skipped]:
     yield About(folder=session.info.directory)
-    for message in session.messages:
+    for given in session.messages:
         try:
-            told = _Message.model_validate(message)
+            message = _Message.model_validate(given)
         except ValidationError as error:
             yield Skipped(path, number, reason(error))
             continue
-        yield About(model=told.info.modelID if told.info.role == "assistant" else "")
-        if told.info.role == "user":
-            texts = [p.text for p in told.parts if p.type == "text" and not p.synthetic]
-            yield from prompt("\n".join(texts) if told.parts else told.info.told)
-        for part in told.parts:
-            yield from _part(part, told.info.role)
+        parts = []
+        for part in message.parts:
+            try:
+                parts.append(_Part.model_validate(part))
+            except ValidationError as error:
+                yield Skipped(path, number, reason(error))
+        yield from _message(message.info, parts)
+
+
+def _message(info: _Info, parts: list[_Part]) -> Iterator[Event]:
+    yield About(model=info.modelID if info.role == "assistant" else "")
+    if info.role == "user":
+        texts = [p.text for p in parts if p.type == "text" and not p.synthetic]
+        yield from prompt("\n".join(texts) if parts else info.told)
+    for part in parts:
+        yield from _part(part, info.role)
 
 
 def _part(part: _Part, role: str) -> Iterator[Event]:
