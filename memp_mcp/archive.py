@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,7 @@ CHUNK = 64
 CHUNK_CHARACTERS = 16_000_000
 """Of the trajectories written together: two of the largest that can be stored."""
 TOLD = 100
-"""Places that gave nothing which are named; all of them are counted."""
+"""Reasons why places gave nothing that are told; all places are counted."""
 
 Advance = Callable[[int], None]
 
@@ -50,7 +51,7 @@ class Imported(Value):
     added: int = 0
     merged: int = 0
     other_changes: int = 0
-    skipped: tuple[str, ...] = Field(default=(), description="The first places that gave nothing, and why.")
+    skipped: tuple[str, ...] = Field(default=(), description="Why places gave nothing: each reason, the first place.")
     skips: int = Field(default=0, description="How many places gave nothing.")
 
 
@@ -66,8 +67,31 @@ class Preview(Value):
     unknown: int = 0
     learnt: int = Field(default=0, description="Trajectories that a procedure would be built from or merged into.")
     exported: int = Field(default=0, description="Values of an exported memory.")
-    skipped: tuple[str, ...] = Field(default=(), description="The first places that gave nothing, and why.")
+    skipped: tuple[str, ...] = Field(default=(), description="Why places gave nothing: each reason, the first place.")
     skips: int = Field(default=0, description="How many places gave nothing.")
+
+
+class _Skips:
+    """Places that gave nothing, by the reason."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, place: str, reason: str) -> None:
+        """Count a place."""
+        self._counts[reason] += 1
+        if len(self._places) < TOLD:
+            self._places.setdefault(reason, place)
+
+    def report(self) -> dict[str, object]:
+        """As fields of Imported or Preview."""
+        told = tuple(self._told(place, reason) for reason, place in self._places.items())
+        return {"skipped": told, "skips": self._counts.total()}
+
+    def _told(self, place: str, reason: str) -> str:
+        count = self._counts[reason]
+        return f"{place}: {reason}" if count == 1 else f"{place}, and {count - 1:,} more places: {reason}"
 
 
 _FIGURES = [name for name, field in Preview.model_fields.items() if field.annotation is int]
@@ -132,18 +156,19 @@ def import_files(
     """
     learn = partial(memory.record_all, build_policy=build_policy, update_policy=update_policy, advance=advance)
     total = Imported()
+    skips = _Skips()
     exported: list[Trajectory | Procedure | Event] = []
     refused: BadInput | None = None
     for batch in _batches(_read(paths, source_format=source_format, project=project)):
-        sifted = _sifted(memory, batch)
+        sifted = _sifted(memory, batch, skips)
         exported += sifted.exported
-        total = _learnt(total, learn(sifted.trajectories), sifted.skipped)
+        total = _learnt(total, learn(sifted.trajectories))
         refused = sifted.refused
     if exported:
-        total = _take_over(memory, exported, total)
+        total = _take_over(memory, exported, total, skips)
     if refused:
         raise refused
-    return total
+    return total.model_copy(update=skips.report())
 
 
 class _Piece(NamedTuple):
@@ -159,7 +184,6 @@ class _Sifted(NamedTuple):
 
     trajectories: list[Trajectory]
     exported: list[Trajectory | Procedure | Event]
-    skipped: list[str]
     refused: BadInput | None
 
 
@@ -196,21 +220,21 @@ def _size(value: object) -> int:
     return sum(len(s.action) + len(s.observation) for s in value.steps) if isinstance(value, Trajectory) else 0
 
 
-def _sifted(memory: Memory, batch: Iterable[_Piece]) -> _Sifted:
-    sifted = _Sifted([], [], [], None)
+def _sifted(memory: Memory, batch: Iterable[_Piece], skips: _Skips) -> _Sifted:
+    sifted = _Sifted([], [], None)
     for piece in batch:
         try:
             match piece.value:
                 case BadInput() as refused:
                     sifted = sifted._replace(refused=refused)
-                case Skipped() as skipped:
-                    sifted.skipped.append(str(skipped))
+                case Skipped(path, line, reason):
+                    skips.add(f"{path}:{line}", reason)
                 case Exported(value):
                     sifted.exported.append(_fit_to_store(value))
                 case Trajectory() as told:
                     sifted.trajectories.append(_fit_to_record(memory, told, piece.format))
         except (BadInput, ValidationError) as error:
-            sifted.skipped.append(f"{piece.path}: {_called(piece.value)}: {error}")
+            skips.add(f"{piece.path}: {_called(piece.value)}", str(error))
     return sifted
 
 
@@ -247,31 +271,33 @@ def preview(
     rules = judge.load_rules(settings.rules or settings.directory / "rules.toml", required=settings.rules is not None)
     policy = update_policy or settings.update
     found: dict[Path, Preview] = {}
-    total = Preview(file="in all")
+    skips: dict[Path | None, _Skips] = defaultdict(_Skips)
     for piece in _read(paths, source_format=source_format, project=project):
-        seen = _seen(piece, rules, policy)
         before = found.get(piece.path, Preview(file=str(piece.path), format=piece.format))
-        found[piece.path], total = _both(before, seen), _both(total, seen)
+        seen = _seen(piece, rules, policy)
+        found[piece.path] = _both(before, seen)
+        if isinstance(piece.value, Skipped):
+            for part in (piece.path, None):
+                skips[part].add(f"{piece.value.path}:{piece.value.line}", piece.value.reason)
         if advance:
             advance(seen.trajectories)
-    return list(found.values()), total
+    total = reduce(_both, found.values(), Preview(file="in all"))
+    files = [seen.model_copy(update=skips[path].report()) for path, seen in found.items()]
+    return files, total.model_copy(update=skips[None].report())
 
 
 def _seen(piece: _Piece, rules: Sequence[judge.Rule], policy: UpdatePolicy) -> Preview:
     match piece.value:
         case BadInput() as refused:
             raise refused
-        case Skipped() as skipped:
-            return Preview(file="", skips=1, skipped=(str(skipped),))
-        case Exported():
-            return Preview(file="", exported=1)
         case Trajectory() as told:
             return _outlook(told, rules, policy)
+        case _:
+            return Preview(file="", exported=isinstance(piece.value, Exported))
 
 
 def _both(one: Preview, other: Preview) -> Preview:
-    counts = {name: getattr(one, name) + getattr(other, name) for name in _FIGURES}
-    return one.model_copy(update={**counts, "skipped": (*one.skipped, *other.skipped)[:TOLD]})
+    return one.model_copy(update={name: getattr(one, name) + getattr(other, name) for name in _FIGURES})
 
 
 def _outlook(trajectory: Trajectory, rules: Sequence[judge.Rule], policy: UpdatePolicy) -> Preview:
@@ -323,7 +349,7 @@ def _called(item: object) -> str:
     return repr(value.task[:60]) if isinstance(value, Trajectory) else type(value).__name__.lower()
 
 
-def _learnt(total: Imported, recorded: Sequence[Recorded], skipped: Sequence[str]) -> Imported:
+def _learnt(total: Imported, recorded: Sequence[Recorded]) -> Imported:
     kinds = [c.kind for r in recorded for c in r.changes]
     before = sum(r.already_stored for r in recorded)
     return _added(
@@ -334,17 +360,16 @@ def _learnt(total: Imported, recorded: Sequence[Recorded], skipped: Sequence[str
         added=kinds.count("add"),
         merged=kinds.count("merge"),
         other_changes=len(kinds) - kinds.count("add") - kinds.count("merge"),
-        skipped=skipped,
     )
 
 
-def _added(total: Imported, *, skipped: Sequence[str], **more: int) -> Imported:
-    counts = {name: getattr(total, name) + value for name, value in more.items()}
-    told = (*total.skipped, *skipped)[:TOLD]
-    return total.model_copy(update={**counts, "skipped": told, "skips": total.skips + len(skipped)})
+def _added(total: Imported, **more: int) -> Imported:
+    return total.model_copy(update={name: getattr(total, name) + value for name, value in more.items()})
 
 
-def _take_over(memory: Memory, exported: list[Trajectory | Procedure | Event], total: Imported) -> Imported:
+def _take_over(
+    memory: Memory, exported: list[Trajectory | Procedure | Event], total: Imported, skips: _Skips
+) -> Imported:
     trajectories = [v for v in exported if isinstance(v, Trajectory)]
     merged = memory.store.merge_in(
         trajectories,
@@ -354,13 +379,14 @@ def _take_over(memory: Memory, exported: list[Trajectory | Procedure | Event], t
     embedder, _ = memory.vectorizer.embedder(wait=60)
     if embedder is not None:
         memory.vectorizer.embed_missing(embedder)
+    for conflict in merged.conflicts:
+        skips.add(conflict, "this memory has another history of it, which was kept")
     return _added(
         total,
         read=len(trajectories),
         stored=merged.trajectories,
         stored_before=len(trajectories) - merged.trajectories,
         added=merged.revisions,
-        skipped=[f"{i}: this memory has another history of it, which was kept" for i in merged.conflicts],
     )
 
 

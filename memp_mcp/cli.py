@@ -166,10 +166,10 @@ def _import_preview(options: argparse.Namespace, settings: Settings, files: Sequ
     return Answer(found, [*lines, *_skips(total.skips, total.skipped)])
 
 
-def _skips(count: int, first: Sequence[str]) -> list[str]:
-    """How many places gave nothing, with the first of them."""
-    told = [f"skipped {place}" for place in first[:SHOWN_SKIPS]]
-    return told + ([f"{count} places skipped in all"] if count > len(told) else [])
+def _skips(count: int, reasons: Sequence[str]) -> list[str]:
+    """How many places gave nothing, with the first reasons."""
+    told = [f"skipped {reason}" for reason in reasons[:SHOWN_SKIPS]]
+    return told + ([f"{count:,} places skipped in all"] if count > len(told) else [])
 
 
 def _export(options: argparse.Namespace, settings: Settings) -> Answer:

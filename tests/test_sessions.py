@@ -260,7 +260,8 @@ def test_broken_and_unknown_lines_cost_only_themselves(claude: Claude, tmp_path:
 
     values = list(read(file))
 
-    assert [v.line for v in values if isinstance(v, Skipped)] == [5, 6, 7]
+    assert [v.line for v in values if isinstance(v, Skipped)] == [4, 5, 6, 7]
+    assert "Lines of the type 'new-kind' are not known." in str(values[0])
     [run] = [v for v in values if isinstance(v, Trajectory)]
     assert len(run.steps) == 2
 
@@ -331,9 +332,14 @@ def test_calls_of_a_rollout_get_their_exit_codes_from_the_events(tmp_path: Path)
             output=json.dumps({"output": "a", "metadata": {"exit_code": 1}}),
         ),
         codex("response_item", type="function_call", name="update_plan", arguments="{}", call_id="c6"),
+        codex("world_state"),
+        codex("new_kind"),
     ]  # fmt: skip
 
-    [run] = told(written(tmp_path / "r.jsonl", lines))
+    skipped, run = read(written(tmp_path / "r.jsonl", lines))
+
+    assert "'new_kind' are not known" in str(skipped)
+    assert isinstance(run, Trajectory)
 
     assert (run.task, run.client, run.model) == ("Publish the shop", "codex", "gpt-x")
     assert run.steps == (
@@ -575,9 +581,14 @@ def test_results_of_cursor_belong_to_the_oldest_open_call_of_their_turn(tmp_path
         line("assistant", {"type": "tool_call", "name": "Read", "input": {"path": "a"}}, bash("mail")),
         line("user", result("id-mail", "sent"), {"type": "tool-result", "content": [{"type": "text", "text": "A"}]}),
         {"type": "turn_ended", "status": "success"},
+        {"type": "turn_mended"},
     ]
 
-    first, second = told(written(tmp_path / "c.jsonl", lines))
+    first, skipped, second = read(written(tmp_path / "c.jsonl", lines))
+
+    assert "'turn_mended' are not known" in str(skipped)
+    assert isinstance(first, Trajectory)
+    assert isinstance(second, Trajectory)
 
     assert (first.task, first.steps) == ("Publish the shop", (Step(action="Bash: ls", thought="I look."),))
     assert [(s.action, s.observation) for s in second.steps] == [("Read: a", "A"), ("Bash: mail", "sent")]

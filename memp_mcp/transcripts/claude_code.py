@@ -18,8 +18,8 @@ message id; the results of parallel calls hang on different lines of it. Going b
 branch, which is not read. After a compaction the tree begins anew, and the session goes on. Lines of a sub-agent
 (isSidechain) are a session of their own, in this file or in ``<session>/subagents/agent-<id>.jsonl``.
 
-What the client writes for itself (isMeta, summaries, API errors, the model ``<synthetic>``) and all other types of
-lines tell nothing about the task.
+What the client writes for itself (isMeta, summaries, API errors, the model ``<synthetic>``, many types of lines) tells
+nothing about the task.
 """
 
 from __future__ import annotations
@@ -30,12 +30,19 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from memp_mcp.transcripts.found import Documents, Located, Skipped, Word, reason
+from memp_mcp.transcripts.found import Documents, Located, Skipped, Word, reason, unknown_type
 from memp_mcp.transcripts.session import About, Call, Event, Result, Said, prompt, text_of, trajectories
 from memp_mcp.transcripts.tree import Node, living
 
 CLIENT = "claude-code"
 _TOLD = ("user", "assistant")
+_SILENT = {
+    "agent-name", "agent-setting", "ai-title", "api-request", "api-request-blob", "api-request-shape", "atis-latch",
+    "attachment", "cost-state", "custom-title", "file-history-delta", "file-history-snapshot", "frame-link",
+    "last-prompt", "mode", "permission-mode", "pr-link", "progress", "queue-operation", "result", "started", "summary",
+    "system", "tag", "tools-used", "worktree-state",
+}  # fmt: skip
+"""Lines that are the client's own; what else there is in a later version is passed over and counted."""
 
 
 class Message(BaseModel):
@@ -85,7 +92,10 @@ def read(documents: Documents, path: Path) -> Iterator[Located | Skipped]:
             yield document
         elif not isinstance(document, dict) or not isinstance(document.get("type"), str):
             yield Skipped(path, number, "It is JSON, but not of the format of this file.")
-        elif "uuid" in document:
+            continue
+        elif document["type"] not in _TOLD and document["type"] not in _SILENT:
+            yield Skipped(path, number, unknown_type(document["type"]))
+        if isinstance(document, dict) and "uuid" in document:
             try:
                 line = _Line.model_validate(document)
                 chains.setdefault(_chain(line, roots), []).append(_node(line))

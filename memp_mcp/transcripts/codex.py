@@ -38,11 +38,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
-from memp_mcp.transcripts.found import Documents, Located, Skipped, Word
+from memp_mcp.errors import BadInput
+from memp_mcp.transcripts.found import Documents, Located, Skipped, Word, unknown_type
 from memp_mcp.transcripts.session import About, Call, Event, Result, Said, events, prompt, text_of, trajectories
 
 CLIENT = "codex"
-_LINES = ("session_meta", "turn_context", "response_item", "event_msg", "compacted", "world_state")
+_TOLD = ("session_meta", "turn_context", "response_item", "event_msg")
+_SILENT = ("compacted", "world_state", "token_usage_record", "inter_agent_communication_metadata")
 
 
 class _Payload(BaseModel):
@@ -80,7 +82,7 @@ class _Line(BaseModel):
 
 def recognises(document: object) -> bool:
     """Whether *document* is a line of a rollout."""
-    return isinstance(document, dict) and document.get("type") in _LINES and "payload" in document
+    return isinstance(document, dict) and document.get("type") in _TOLD + _SILENT and "payload" in document
 
 
 def read(documents: Documents, path: Path) -> Iterator[Located | Skipped]:
@@ -97,8 +99,10 @@ class _Rollout:
 
     def events(self, document: object) -> Iterator[Event]:
         line = _Line.model_validate(document)
-        if line.type not in {"response_item", "event_msg", "session_meta", "turn_context"}:
+        if line.type in _SILENT:
             return
+        if line.type not in _TOLD:
+            raise BadInput(unknown_type(line.type))
         payload = _Payload.model_validate(line.payload)
         if line.type == "response_item":
             yield from self._item(payload)

@@ -21,7 +21,8 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from memp_mcp.transcripts.found import Documents, Located, Skipped
+from memp_mcp.errors import BadInput
+from memp_mcp.transcripts.found import Documents, Located, Skipped, unknown_type
 from memp_mcp.transcripts.session import Call, Event, Result, Said, events, prompt, text_of, trajectories
 
 CLIENT = "cursor"
@@ -59,7 +60,9 @@ class _Conversation:
     def events(self, document: object) -> Iterator[Event]:
         """What a line tells."""
         if isinstance(document, dict) and "role" not in document and "type" in document:
-            return
+            if document["type"] == "turn_ended":
+                return
+            raise BadInput(unknown_type(document["type"]))
         line = _Line.model_validate(document)
         content = line.message.content
         blocks: list[dict[str, object]] = [{"type": "text", "text": content}] if isinstance(content, str) else content

@@ -47,6 +47,11 @@ Documents = Iterable[tuple[int, object]]
 """The parsed lines of a file with their numbers; one that could not be parsed is a Skipped."""
 
 
+def unknown_type(kind: object) -> str:
+    """Why a line was passed over of which nobody knows what it tells: a later version of the client may have it."""
+    return f"Lines of the type {str(kind)[:40]!r} are not known."
+
+
 def reason(error: BadInput | ValidationError) -> str:
     """What is wrong with a document, in a sentence."""
     if isinstance(error, BadInput):

@@ -23,7 +23,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
-from memp_mcp.transcripts.found import Documents, Located, Skipped, Word, reason
+from memp_mcp.transcripts.found import Documents, Located, Skipped, Word, reason, unknown_type
 from memp_mcp.transcripts.gemini_cli import exit_failed, parts_events
 from memp_mcp.transcripts.session import About, Call, Event, Result, prompt, trajectories
 from memp_mcp.transcripts.tree import Node, living
@@ -66,13 +66,15 @@ def read(documents: Documents, path: Path) -> Iterator[Located | Skipped]:
         except ValidationError as error:
             yield Skipped(path, number, reason(error))
             continue
+        if line.type not in _TYPES:
+            yield Skipped(path, number, unknown_type(line.type))
         node = nodes.setdefault(line.uuid, Node(line.uuid, line.parent_uuid))
         node.events += _events(line)
     yield from trajectories(living(list(nodes.values())), client=CLIENT, path=path)
 
 
 def _events(line: _Line) -> Iterator[Event]:
-    if line.type == "system" or line.subtype == "notification":
+    if line.type not in {"user", "assistant", "tool_result"} or line.subtype == "notification":
         return
     yield About(line.model, line.cwd)
     parts = (line.message or {}).get("parts")
