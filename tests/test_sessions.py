@@ -54,7 +54,7 @@ class Claude:
         uuid = f"u{len(self.lines)}"
         parent = self.last if after == "" else after
         common = {"uuid": uuid, "parentUuid": parent, "sessionId": "s", "cwd": "/home/me/shop", "isSidechain": False}
-        self.lines.append({"type": kind, **common, **fields})
+        self.lines.append({"type": kind} | common | fields)
         self.last = uuid
         return uuid
 
@@ -114,6 +114,8 @@ def test_a_session_tells_what_was_done_seen_and_said(claude: Claude, tmp_path: P
 def test_a_project_is_set_only_when_it_is_asked_for(claude: Claude, tmp_path: Path, asked: str, project: str) -> None:
     claude.user("Publish the shop")
     claude.does("make")
+    claude.user("Go on", cwd="/home/me/shop/frontend")
+    claude.does("make frontend")
     file = written(tmp_path / "s.jsonl", claude.lines)
 
     [run] = told(file, project=asked)

@@ -66,7 +66,7 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What became known about the session: the model, the folder it works in."""
+    """What became known about the session: the model, the folder; the first folder is the one it was begun in."""
 
     model: str = ""
     folder: str = ""
@@ -326,7 +326,7 @@ class _Session:
                 if episode := next(found, None):
                     episode.observe(event)
             case About(model, folder):
-                self._about = About(model or self._about.model, folder or self._about.folder)
+                self._about = About(model or self._about.model, self._about.folder or folder)
 
     def finish(self) -> Iterator[Located | Skipped]:
         """Yield what is left at the end."""
@@ -334,9 +334,9 @@ class _Session:
         yield from self._told(self._open)
 
     def _asked(self, text: str) -> None:
-        if self._open is None:
+        if self._open is None or not (self._open.task or self._open.steps):
             self._open = _Episode(text)
-        elif _continues(text):
+        elif _continues(text) and self._open.task:
             if not self._open.steps and self._open.task.startswith("/") and self._ended:
                 self._open, self._ended = self._ended, None
         elif text != self._open.task:
