@@ -38,9 +38,9 @@ CLIENT = "claude-code"
 _TOLD = ("user", "assistant")
 _SILENT = {
     "agent-name", "agent-setting", "ai-title", "api-request", "api-request-blob", "api-request-shape", "atis-latch",
-    "attachment", "bridge-session", "cost-state", "custom-title", "file-history-delta", "file-history-snapshot", "frame-link",
-    "last-prompt", "mode", "permission-mode", "pr-link", "progress", "queue-operation", "relocated", "result", "started", "summary",
-    "system", "tag", "tools-used", "worktree-state",
+    "attachment", "bridge-session", "cost-state", "custom-title", "file-history-delta", "file-history-snapshot",
+    "frame-link", "last-prompt", "mode", "permission-mode", "pr-link", "progress", "queue-operation", "relocated",
+    "result", "started", "summary", "system", "tag", "tools-used", "worktree-state",
 }  # fmt: skip
 """Lines that are the client's own; what else there is in a later version is passed over and counted."""
 
