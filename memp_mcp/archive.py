@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from memp_mcp import __version__, build, judge, keys, lookup, redact, revisions, transcripts
+from memp_mcp import __version__, build, judge, keys, lookup, redact, revisions, transcripts, update
 from memp_mcp.errors import BadInput, EmbedderError, LLMFailed, MempError, NotFound, StaleRevision, StoreDamaged
 from memp_mcp.memory import Memory
 from memp_mcp.models import (
@@ -26,11 +26,18 @@ from memp_mcp.models import (
     new_id,
 )
 from memp_mcp.record import Recorded
+from memp_mcp.settings import Settings
 from memp_mcp.transcripts import Exported, Skipped, own
+from memp_mcp.transcripts.places import Source, below, kept_by
 
 ALL = 1_000_000
 CHUNK = 64
 """Trajectories written together: large enough to spread the cost of a commit, small enough to lose little to a kill."""
+
+CHUNK_CHARACTERS = 16_000_000
+"""Of the trajectories written together: two of the largest that can be stored."""
+TOLD = 100
+"""Reasons why places gave nothing that are told; all places are counted."""
 
 Advance = Callable[[int], None]
 
@@ -44,7 +51,50 @@ class Imported(Value):
     added: int = 0
     merged: int = 0
     other_changes: int = 0
-    skipped: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = Field(default=(), description="Why places gave nothing: each reason, the first place.")
+    skips: int = Field(default=0, description="How many places gave nothing.")
+
+
+class Preview(Value):
+    """What an import of a file would find in it."""
+
+    file: str
+    format: str = Field(default="", description="Empty: of no known format.")
+    trajectories: int = 0
+    steps: int = 0
+    success: int = 0
+    failure: int = 0
+    unknown: int = 0
+    learnt: int = Field(default=0, description="Trajectories that a procedure would be built from or merged into.")
+    exported: int = Field(default=0, description="Values of an exported memory.")
+    skipped: tuple[str, ...] = Field(default=(), description="Why places gave nothing: each reason, the first place.")
+    skips: int = Field(default=0, description="How many places gave nothing.")
+
+
+class _Skips:
+    """Places that gave nothing, by the reason."""
+
+    def __init__(self) -> None:
+        self._places: dict[str, str] = {}
+        self._counts: Counter[str] = Counter()
+
+    def add(self, place: str, reason: str) -> None:
+        """Count a place."""
+        self._counts[reason] += 1
+        if len(self._places) < TOLD:
+            self._places.setdefault(reason, place)
+
+    def report(self) -> dict[str, object]:
+        """As fields of Imported or Preview."""
+        told = tuple(self._told(place, reason) for reason, place in self._places.items())
+        return {"skipped": told, "skips": self._counts.total()}
+
+    def _told(self, place: str, reason: str) -> str:
+        count = self._counts[reason]
+        return f"{place}: {reason}" if count == 1 else f"{place}, and {count - 1:,} more places: {reason}"
+
+
+_FIGURES = [name for name, field in Preview.model_fields.items() if field.annotation is int]
 
 
 class Kept(Value):
@@ -72,63 +122,196 @@ class Rebuilt(Value):
 # -- import and export --------------------------------------------------------------------------------------
 
 
+def sources(paths: Iterable[Path], clients: Iterable[str], environ: Mapping[str, str]) -> list[Source]:
+    """The files that an import reads: those that are named, those below a folder, those that a client keeps.
+
+    Raises:
+        BadInput: a client has kept none, or nothing at all is named.
+
+    """
+    files = [*below(paths), *(file for client in clients for file in kept_by(client, environ))]
+    if not files:
+        raise BadInput("There is nothing to import. Name a file, a folder that holds some, or a client by --from.")
+    return files
+
+
 def import_files(
     memory: Memory,
-    paths: Iterable[Path],
+    paths: Iterable[Path | Source],
     *,
     source_format: str | None = None,
+    project: str = "",
     build_policy: BuildPolicy | None = None,
     update_policy: UpdatePolicy | None = None,
     advance: Advance | None = None,
 ) -> Imported:
     """Record the trajectories of transcripts, and take over whole exported memories; each content once.
 
+    What is read is written in batches, across the files: an import that is broken off keeps those, and when it is run
+    again it passes over them. *project* is that of `transcripts.reading`.
+
     Raises:
-        BadInput: a file is of no known format; what was read from the files before it is stored.
+        BadInput: a named file is of no known format; what was read from the files before it is stored.
 
     """
     learn = partial(memory.record_all, build_policy=build_policy, update_policy=update_policy, advance=advance)
     total = Imported()
-    for path in paths:
-        exported: list[Trajectory | Procedure | Event] = []
-        for chunk in _chunks(transcripts.read(path, source_format=source_format)):
-            sifted = _sifted(memory, path, chunk)
-            exported += sifted.exported
-            total = _learnt(total, learn(sifted.trajectories), sifted.skipped)
-        if exported:
-            total = _take_over(memory, exported, total)
-    return total
+    skips = _Skips()
+    exported: list[Trajectory | Procedure | Event] = []
+    refused: BadInput | None = None
+    for batch in _batches(_read(paths, source_format=source_format, project=project)):
+        sifted = _sifted(memory, batch, skips)
+        exported += sifted.exported
+        total = _learnt(total, learn(sifted.trajectories))
+        refused = sifted.refused
+    if exported:
+        total = _take_over(memory, exported, total, skips)
+    if refused:
+        raise refused
+    return total.model_copy(update=skips.report())
+
+
+class _Piece(NamedTuple):
+    """What was found in a file; a BadInput is the last there is."""
+
+    path: Path
+    format: str
+    value: Trajectory | Exported | Skipped | BadInput
 
 
 class _Sifted(NamedTuple):
-    """A chunk of a file by what is to be done with it."""
+    """A batch by what is to be done with it."""
 
     trajectories: list[Trajectory]
     exported: list[Trajectory | Procedure | Event]
-    skipped: list[str]
+    refused: BadInput | None
 
 
-def _chunks(items: Iterable[Trajectory | Exported | Skipped]) -> Iterator[list[Trajectory | Exported | Skipped]]:
-    iterator = iter(items)
-    while chunk := list(itertools.islice(iterator, CHUNK)):
-        yield chunk
-
-
-def _sifted(memory: Memory, path: Path, chunk: Iterable[Trajectory | Exported | Skipped]) -> _Sifted:
-    sifted = _Sifted([], [], [])
-    for item in chunk:
+def _read(paths: Iterable[Path | Source], *, source_format: str | None, project: str = "") -> Iterator[_Piece]:
+    """What is in the files, up to the first named one that cannot be read at all."""
+    for source in (p if isinstance(p, Source) else Source(p, named=True) for p in paths):
         try:
-            match item:
-                case Skipped():
-                    sifted.skipped.append(str(item))
-                case Exported():
-                    sifted.exported.append(_fit_to_store(item.value))
-                case Trajectory():
-                    _check_ids(memory, item)
-                    sifted.trajectories.append(item)
+            reading = transcripts.reading(source.path, source_format=source_format, project=project)
+        except (BadInput, OSError) as error:
+            refused = error if isinstance(error, BadInput) else BadInput(f"{source.path} cannot be read: {error}.")
+            if source.named:
+                yield _Piece(source.path, "", refused)
+                return
+            yield _Piece(source.path, "", Skipped(source.path, 1, "It is of no known format."))
+            continue
+        for value in reading.values:
+            yield _Piece(source.path, reading.format, value)
+
+
+def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
+    batch: list[_Piece] = []
+    size = 0
+    for piece in pieces:
+        batch.append(piece)
+        size += _size(piece.value)
+        if len(batch) >= CHUNK or size >= CHUNK_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _size(value: object) -> int:
+    return sum(len(s.action) + len(s.observation) for s in value.steps) if isinstance(value, Trajectory) else 0
+
+
+def _sifted(memory: Memory, batch: Iterable[_Piece], skips: _Skips) -> _Sifted:
+    sifted = _Sifted([], [], None)
+    for piece in batch:
+        try:
+            match piece.value:
+                case BadInput() as refused:
+                    sifted = sifted._replace(refused=refused)
+                case Skipped(path, line, reason):
+                    skips.add(f"{path}:{line}", reason)
+                case Exported(value):
+                    sifted.exported.append(_fit_to_store(value))
+                case Trajectory() as told:
+                    sifted.trajectories.append(_fit_to_record(memory, told, piece.format))
         except (BadInput, ValidationError) as error:
-            sifted.skipped.append(f"{path}: {_called(item)}: {error}")
+            skips.add(f"{piece.path}: {_called(piece.value)}", str(error))
     return sifted
+
+
+def _fit_to_record(memory: Memory, trajectory: Trajectory, source_format: str) -> Trajectory:
+    """The trajectory with ids that this memory knows: a client may have asked another one.
+
+    Raises:
+        BadInput: the project's own format names an id that is unknown, which somebody has to look into.
+
+    """
+    if source_format != "own":
+        return _without_lost_ids(memory, trajectory)
+    _check_ids(memory, trajectory)
+    return trajectory
+
+
+def preview(
+    settings: Settings,
+    paths: Iterable[Path | Source],
+    *,
+    source_format: str | None = None,
+    project: str = "",
+    update_policy: UpdatePolicy | None = None,
+    advance: Advance | None = None,
+) -> tuple[list[Preview], Preview]:
+    """What an import would find in each file, and in all of them; it stores nothing and makes no memory.
+
+    Outcomes are judged by the rules; an LLM is not asked.
+
+    Raises:
+        BadInput: a named file is of no known format, or the rules of the settings cannot be used.
+
+    """
+    rules = judge.load_rules(settings.rules or settings.directory / "rules.toml", required=settings.rules is not None)
+    policy = update_policy or settings.update
+    found: dict[Path, Preview] = {}
+    skips: dict[Path | None, _Skips] = defaultdict(_Skips)
+    for piece in _read(paths, source_format=source_format, project=project):
+        before = found.get(piece.path, Preview(file=str(piece.path), format=piece.format))
+        seen = _seen(piece, rules, policy)
+        found[piece.path] = _both(before, seen)
+        if isinstance(piece.value, Skipped):
+            for part in (piece.path, None):
+                skips[part].add(f"{piece.value.path}:{piece.value.line}", piece.value.reason)
+        if advance:
+            advance(seen.trajectories)
+    total = reduce(_both, found.values(), Preview(file="in all"))
+    files = [seen.model_copy(update=skips[path].report()) for path, seen in found.items()]
+    return files, total.model_copy(update=skips[None].report())
+
+
+def _seen(piece: _Piece, rules: Sequence[judge.Rule], policy: UpdatePolicy) -> Preview:
+    match piece.value:
+        case BadInput() as refused:
+            raise refused
+        case Trajectory() as told:
+            return _outlook(told, rules, policy)
+        case _:
+            return Preview(file="", exported=isinstance(piece.value, Exported))
+
+
+def _both(one: Preview, other: Preview) -> Preview:
+    return one.model_copy(update={name: getattr(one, name) + getattr(other, name) for name in _FIGURES})
+
+
+def _outlook(trajectory: Trajectory, rules: Sequence[judge.Rule], policy: UpdatePolicy) -> Preview:
+    clean = redact.redact_trajectory(trajectory)[0]
+    judged = clean.model_copy(update={"reward": judge.judge(clean, rules=rules)})
+    return Preview(
+        file="",
+        trajectories=1,
+        steps=len(clean.steps),
+        success=judged.succeeded is True,
+        failure=judged.succeeded is False,
+        unknown=judged.succeeded is None,
+        learnt=update.wants_draft(judged, policy),
+    )
 
 
 def _fit_to_store(value: Trajectory | Procedure | Event) -> Trajectory | Procedure | Event:
@@ -161,12 +344,12 @@ def _check_ids(memory: Memory, trajectory: Trajectory) -> None:
         lookup.known(memory.store, procedure_id)
 
 
-def _called(item: Trajectory | Exported | Skipped) -> str:
+def _called(item: object) -> str:
     value = item.value if isinstance(item, Exported) else item
     return repr(value.task[:60]) if isinstance(value, Trajectory) else type(value).__name__.lower()
 
 
-def _learnt(total: Imported, recorded: Sequence[Recorded], skipped: Sequence[str]) -> Imported:
+def _learnt(total: Imported, recorded: Sequence[Recorded]) -> Imported:
     kinds = [c.kind for r in recorded for c in r.changes]
     before = sum(r.already_stored for r in recorded)
     return _added(
@@ -177,15 +360,16 @@ def _learnt(total: Imported, recorded: Sequence[Recorded], skipped: Sequence[str
         added=kinds.count("add"),
         merged=kinds.count("merge"),
         other_changes=len(kinds) - kinds.count("add") - kinds.count("merge"),
-        skipped=tuple(skipped),
     )
 
 
-def _added(total: Imported, **more: int | tuple[str, ...]) -> Imported:
+def _added(total: Imported, **more: int) -> Imported:
     return total.model_copy(update={name: getattr(total, name) + value for name, value in more.items()})
 
 
-def _take_over(memory: Memory, exported: list[Trajectory | Procedure | Event], total: Imported) -> Imported:
+def _take_over(
+    memory: Memory, exported: list[Trajectory | Procedure | Event], total: Imported, skips: _Skips
+) -> Imported:
     trajectories = [v for v in exported if isinstance(v, Trajectory)]
     merged = memory.store.merge_in(
         trajectories,
@@ -195,13 +379,14 @@ def _take_over(memory: Memory, exported: list[Trajectory | Procedure | Event], t
     embedder, _ = memory.vectorizer.embedder(wait=60)
     if embedder is not None:
         memory.vectorizer.embed_missing(embedder)
+    for conflict in merged.conflicts:
+        skips.add(conflict, "this memory has another history of it, which was kept")
     return _added(
         total,
         read=len(trajectories),
         stored=merged.trajectories,
         stored_before=len(trajectories) - merged.trajectories,
         added=merged.revisions,
-        skipped=tuple(f"{i}: this memory has another history of it, which was kept" for i in merged.conflicts),
     )
 
 
@@ -260,8 +445,10 @@ def bootstrap(
     """
     judged: dict[str, list[_Judged]] = {}
     report: list[Kept] = []
-    for path, item in ((p, i) for p in paths for i in transcripts.read(p, source_format=source_format)):
+    for path, _, item in _read(below(paths), source_format=source_format):
         match item:
+            case BadInput():
+                raise item
             case Exported():
                 raise BadInput(f"{path} is an exported memory. Take it over by `memp-mcp import`.")
             case Skipped():

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
     from memp_mcp.memory import Memory
     from memp_mcp.sheets import Sheet
+    from memp_mcp.transcripts.places import Source
 
 OK, FAILED, USAGE, NOTHING, UNSOUND = range(5)
+SHOWN_SKIPS = 10
 AddCommand = Callable[[str, "Command", str], argparse.ArgumentParser]
 
 
@@ -122,13 +124,17 @@ def _demo(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: A
 
 
 def _import(options: argparse.Namespace, settings: Settings) -> Answer:
-    from memp_mcp.archive import import_files  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.archive import import_files, sources  # noqa: PLC0415 - imports LanceDB
 
+    files = sources(options.files, options.clients, os.environ)
+    if options.dry_run:
+        return _import_preview(options, settings, files)
     with _progress("importing") as advance:
         done = import_files(
             _open(settings),
-            options.files,
+            files,
             source_format=options.format,
+            project=options.project,
             build_policy=options.build,
             update_policy=options.update,
             advance=advance,
@@ -137,7 +143,33 @@ def _import(options: argparse.Namespace, settings: Settings) -> Answer:
         f"{done.read} read, {done.stored} stored, {done.stored_before} stored before; {done.added} procedures added, "
         f"{done.merged} merged into one that was there, {done.other_changes} other changes"
     )
-    return Answer(done, [line, *(f"skipped {s}" for s in done.skipped)])
+    return Answer(done, [line, *_skips(done.skips, done.skipped)])
+
+
+def _import_preview(options: argparse.Namespace, settings: Settings, files: Sequence[Source]) -> Answer:
+    from memp_mcp.archive import preview  # noqa: PLC0415 - imports LanceDB
+
+    with _progress("reading") as advance:
+        found, total = preview(
+            settings,
+            files,
+            source_format=options.format,
+            project=options.project,
+            update_policy=options.update,
+            advance=advance,
+        )
+    figures = ("trajectories", "steps", "success", "failure", "unknown", "learnt", "skips")
+    lines = ["".join(f"{name:>14}" for name in ("format", *figures)) + "  file"]
+    for seen in (*found, total):
+        row = (seen.format, *(getattr(seen, figure) for figure in figures))
+        lines.append("".join(f"{cell:>14}" for cell in row) + f"  {seen.file}")
+    return Answer(found, [*lines, *_skips(total.skips, total.skipped)])
+
+
+def _skips(count: int, reasons: Sequence[str]) -> list[str]:
+    """How many places gave nothing, with the first reasons."""
+    told = [f"skipped {reason}" for reason in reasons[:SHOWN_SKIPS]]
+    return told + ([f"{count:,} places skipped in all"] if count > len(told) else [])
 
 
 def _export(options: argparse.Namespace, settings: Settings) -> Answer:
@@ -362,8 +394,15 @@ def _add_serving(command: AddCommand) -> None:
 
 
 def _add_transfer(command: AddCommand) -> None:
+    from memp_mcp.transcripts.places import PLACES  # noqa: PLC0415 - keeps --version quick
+
     files = command("import", _import, "learn from transcripts, or take over an exported memory")
-    _add_files(files)
+    _add_files(files, at_least="*")
+    files.add_argument(
+        "--from", dest="clients", action="append", choices=list(PLACES), default=[], help="what this client has kept"
+    )
+    files.add_argument("--dry-run", action="store_true", help="show what would be learnt; store nothing")
+    files.add_argument("--project", default="", help="project of what names none; auto: the folder worked in")
     files.add_argument("--build", choices=get_args(BuildPolicy), help="MEMP_BUILD for this import")
     files.add_argument("--update", choices=get_args(UpdatePolicy), help="MEMP_UPDATE for this import")
     command("export", _export, "write the whole memory as JSON lines").add_argument("file", nargs="?", type=Path)
@@ -412,10 +451,12 @@ def _add_upkeep(command: AddCommand) -> None:
     command("doctor", _doctor, "look for what is wrong and say how to mend it")
 
 
-def _add_files(command: argparse.ArgumentParser) -> None:
+def _add_files(command: argparse.ArgumentParser, at_least: str = "+") -> None:
     from memp_mcp.transcripts import FORMATS  # noqa: PLC0415 - keeps --version quick
 
-    command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="JSON or JSONL, plain, .gz or .xz")
+    command.add_argument(
+        "files", nargs=at_least, type=Path, metavar="FILE", help="JSON or JSONL, plain, .gz or .xz, or a folder of them"
+    )
     command.add_argument("--format", choices=list(FORMATS), help="told from the content when not given")
 
 

@@ -295,6 +295,7 @@ _WRITING = re.compile(r"edit|multi|notebook|write|create|insert|replace|patch|ap
 _CHANGES = re.compile(
     r"(?<![\d&-])>{1,2}(?!\s*(?:/dev/null|&))|\s-(?:i|delete|exec|ok)\b|\|\s*(?:xargs|tee|sh|bash)\b|<<"
 )
+_QUOTED = re.compile(r"\$\(cat <<-?\s*(['\"]?)(\w+)\1\n.*?\n\s*\2\s*\)", re.DOTALL)  # as a commit's message is passed
 _ENTITY = re.compile(r"[A-Za-z_][\w./@-]*(?:\s\d+(?![\w.]))?|\d[\w.-]{2,}")
 _LITTLE_WORD = re.compile(r"to|from|in|on|in/on|into|onto|with|the|an?|and|or|of|at|for|by|it|true|false|none|null")
 
@@ -310,7 +311,10 @@ def edits(action: str) -> bool:
     tool, rest = _call(action)
     if tool and not _SHELL.fullmatch(tool):
         return any(_WRITING.fullmatch(word) for word in _words(tool))
-    return _CHANGES.search(rest) is not None or _WRITING.fullmatch(_verb(action).split(" ")[-1]) is not None
+    return (
+        _CHANGES.search(_QUOTED.sub("", rest)) is not None
+        or _WRITING.fullmatch(_verb(action).split(" ")[-1]) is not None
+    )
 
 
 def _verb(action: str) -> str:

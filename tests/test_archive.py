@@ -12,11 +12,12 @@ from conftest import OpenMemory
 from fakes import NoEmbedder, ScriptedLLM
 from pydantic import BaseModel
 
-from memp_mcp.archive import bootstrap, export, import_files, problems, rebuild
+from memp_mcp.archive import bootstrap, export, import_files, preview, problems, rebuild, sources
 from memp_mcp.errors import BadInput, EmbedderError, MempError, StoreDamaged
 from memp_mcp.memory import Memory
 from memp_mcp.models import Commit, Trajectory
 from memp_mcp.reflect import Report
+from memp_mcp.settings import Settings
 from memp_mcp.transcripts import Exported, Skipped, read
 
 A = TypeVar("A", bound=BaseModel)
@@ -166,6 +167,130 @@ def test_an_unknown_format_is_refused_naming_the_known(memory: Memory, tmp_path:
 
     with pytest.raises(BadInput, match="Known formats"):
         import_files(memory, [file])
+
+
+def chat(task: str, *commands: str) -> str:
+    """A message list as a program with OpenAI's API keeps it, on one line."""
+    messages: list[object] = [{"role": "user", "content": task}]
+    for number, command in enumerate(commands):
+        call = {"id": str(number), "function": {"name": "bash", "arguments": json.dumps({"command": command})}}
+        messages.append({"role": "assistant", "tool_calls": [call]})
+        messages.append({"role": "tool", "tool_call_id": str(number), "content": "===== 3 passed in 0.1s ====="})
+    return json.dumps({"messages": messages})
+
+
+def session() -> str:
+    """A session of Claude Code in which the memory was asked for 'sweep the floor'."""
+    recalled = {"recall_id": "r_" + "0" * 12}
+    told: list[tuple[str, object]] = [
+        ("user", "sweep the floor"),
+        ("assistant", [{"type": "tool_use", "id": "1", "name": "mcp__memp__recall_procedure", "input": {}}]),
+        ("user", [{"type": "tool_result", "tool_use_id": "1", "content": json.dumps(recalled)}]),
+        ("assistant", [{"type": "tool_use", "id": "2", "name": "Bash", "input": {"command": "sweep"}}]),
+    ]
+    nodes = (
+        {"type": kind, "uuid": str(n), "parentUuid": str(n - 1) if n else None, "sessionId": "s", "cwd": "/me/house",
+         "message": {"role": kind, "content": content}}
+        for n, (kind, content) in enumerate(told)
+    )  # fmt: skip
+    return "\n".join(json.dumps(n) for n in nodes)
+
+
+def test_a_folder_is_imported_with_what_is_recognised_in_it(memory: Memory, tmp_path: Path) -> None:
+    folder = tmp_path / "old"
+    (folder / "deep").mkdir(parents=True)
+    write(folder / "a.jsonl", chat("sweep the floor", "sweep", "pytest"))
+    write(folder / "deep" / "b.jsonl", won("brew tea", "boil water"))
+    write(folder / "config.json", '{"colour": "red"}')
+
+    done = import_files(memory, sources([folder], [], {}))
+
+    assert (done.read, done.stored, done.added, done.skips) == (2, 2, 2, 1)
+    assert done.skipped == (f"{folder / 'config.json'}:1: It is of no known format.",)
+    assert import_files(memory, sources([folder], [], {})).stored_before == 2
+
+
+def test_nothing_to_import_is_said_with_what_could_be_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="Name a file, a folder that holds some, or a client by --from"):
+        sources([tmp_path], [], {})
+
+
+def test_an_import_that_is_broken_off_keeps_what_it_wrote_and_goes_on_when_it_is_called_again(
+    memory: Memory, tmp_path: Path
+) -> None:
+    files = [write(tmp_path / f"{n}.jsonl", trajectory(f"task {n}", "do it", outcome="unknown")) for n in range(80)]
+    done: list[int] = []
+
+    def interrupted(count: int) -> None:
+        done.append(count)
+        if len(done) == 70:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        import_files(memory, files, advance=interrupted)
+    again = import_files(memory, files)
+
+    assert (again.read, again.stored_before, again.stored) == (80, 64, 16)
+
+
+def test_ids_of_another_memory_do_not_keep_a_session_out(memory: Memory, tmp_path: Path) -> None:
+    file = write(tmp_path / "s.jsonl", session())
+
+    done = import_files(memory, [file], project="auto")
+
+    assert (done.stored, done.skipped) == (1, ())
+    [stored] = memory.store.all_trajectories()
+    assert (stored.recall_id, stored.project) == (None, "house")
+
+
+def test_a_session_gives_credit_for_what_was_recalled_in_it(memory: Memory, tmp_path: Path) -> None:
+    memory.record(won("sweep the floor", "take the broom", "sweep"))
+    recall = memory.recall("sweep the floor")
+    file = write(tmp_path / "s.jsonl", session().replace("r_" + "0" * 12, recall.id or ""))
+
+    import_files(memory, [file])
+
+    [counted] = memory.counts(memory.list_procedures()).values()
+    assert (counted.uses, counted.verified) == (1, 0), "nobody knows how it went"
+
+
+def test_a_preview_shows_what_would_be_learnt_and_makes_no_memory(tmp_path: Path) -> None:
+    good = write(tmp_path / "a.jsonl", chat("sweep the floor", "sweep", "pytest"), chat("sing", "la"), "{broken")
+    lines = write(tmp_path / "b.jsonl", lost("brew tea", "boil water"))
+    home = tmp_path / "none"
+
+    (chats, own), total = preview(Settings(home=home), [good, lines], advance=lambda _: None)
+
+    assert (chats.format, chats.trajectories, chats.steps, chats.success, chats.unknown) == ("messages", 2, 3, 1, 1)
+    assert (chats.learnt, chats.skips, own.failure, own.learnt) == (1, 1, 1, 0)
+    assert (total.trajectories, total.steps, total.learnt, total.skips) == (3, 4, 1, 1)
+    assert not home.exists()
+
+
+def test_a_preview_counts_an_exported_memory_and_refuses_an_unknown_file(
+    open_memory: OpenMemory, tmp_path: Path
+) -> None:
+    exported, unknown = tmp_path / "memory.jsonl", tmp_path / "x.txt"
+    exported.write_text("\n".join(export(lived(open_memory("source")))), encoding="utf-8")
+    unknown.write_text('{"hello": 1}\n')
+
+    _, total = preview(Settings(home=tmp_path), [exported])
+
+    assert (total.trajectories, total.exported) == (0, len(exported.read_text().splitlines()) - 1)
+    with pytest.raises(BadInput, match="Known formats"):
+        preview(Settings(home=tmp_path), [unknown])
+
+
+def test_of_many_places_that_gave_nothing_for_one_reason_the_first_is_named_and_all_are_counted(
+    memory: Memory, tmp_path: Path
+) -> None:
+    file = write(tmp_path / "t.jsonl", won("sing", "la"), *["{broken"] * 150)
+
+    done = import_files(memory, [file])
+
+    [told] = done.skipped
+    assert done.skips == 150
+    assert told.startswith(f"{file}:2, and 149 more places: It is not complete JSON")
 
 
 @pytest.mark.parametrize(("policy", "procedures"), [("vanilla", 2), ("validation", 1), ("adjustment", 1)])

@@ -176,6 +176,42 @@ def test_each_format_is_imported(shell: Shell, tmp_path: Path, source_format: st
     assert (done["read"], done["stored"], done["skipped"]) == (1, 1, [])
 
 
+def test_what_a_client_has_kept_is_shown_and_then_imported(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODEX_HOME", str(tmp_path / "codex"))
+    rollout = tmp_path / "codex" / "sessions" / "2026" / "01" / "02" / "rollout-1.jsonl"
+    rollout.parent.mkdir(parents=True)
+    told: list[dict[str, object]] = [
+        {"type": "session_meta", "payload": {"cwd": "/home/me/shop"}},
+        {"type": "event_msg", "payload": {"type": "user_message", "message": "publish the shop"}},
+        {"type": "response_item", "payload": {"type": "function_call", "name": "shell", "arguments": "{}"}},
+        {"type": "response_item", "payload": 5},
+    ]
+    rollout.write_text("\n".join(json.dumps(line) for line in told), encoding="utf-8")
+
+    shown = shell.run("import", "--from", "codex", "--dry-run")
+    existed = shell.home.exists()
+    done = shell.data("import", "--from", "codex", "--project", "auto")
+
+    assert "codex             1             1             0             0             1             0" in shown
+    assert f"skipped {rollout}:4" in shown
+    assert not existed
+    assert (done["stored"], done["skips"]) == (1, 1)
+    monkeypatch.setenv("CODEX_HOME", str(tmp_path / "none"))
+    assert "There are no sessions of codex" in shell.error("import", "--from", "codex")
+
+
+def test_many_skipped_places_are_not_all_listed(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "t.jsonl"
+    file.write_text(json.dumps(LINE) + "\n" + "{broken\n" * 30, encoding="utf-8")
+
+    lines = shell.run("import", str(file)).splitlines()
+
+    assert sum(line.startswith("skipped") for line in lines) == 1
+    assert lines[-1] == "30 places skipped in all"
+
+
 @pytest.mark.parametrize("build", ["trajectory", "script", "proceduralization"])
 @pytest.mark.parametrize("update", ["vanilla", "validation", "adjustment"])
 def test_an_import_takes_the_policies_that_it_is_given(shell: Shell, tmp_path: Path, build: str, update: str) -> None:

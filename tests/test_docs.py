@@ -11,6 +11,8 @@ from typing import Any
 import memp_mcp
 from memp_mcp.cli import parser
 from memp_mcp.settings import PREFIX, Settings
+from memp_mcp.transcripts import FORMATS
+from memp_mcp.transcripts.places import PLACES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -56,6 +58,13 @@ def test_the_command_table_names_every_command_with_its_help() -> None:
     [commands] = [a for a in parser()._actions if isinstance(a, argparse._SubParsersAction)]
 
     assert table("## Commands") == [[f"memp-mcp {c.dest}", c.help] for c in commands._choices_actions]
+
+
+def test_the_table_of_imports_names_every_format_and_every_client() -> None:
+    rows = table("## Import")
+
+    assert [row[:2] for row in rows] == [[name, known.summary] for name, known in FORMATS.items()]
+    assert {row[0] for row in rows if row[2]} == set(PLACES)
 
 
 def test_the_map_names_every_module() -> None:

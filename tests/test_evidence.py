@@ -220,7 +220,10 @@ def test_writing_files_is_an_edit(action: str) -> None:
     assert edits(action)
 
 
-@pytest.mark.parametrize("action", ["pytest -q 2>&1", "ls 2>/dev/null", "Read {}", "git status"])
+COMMIT = "git commit -m \"$(cat <<'EOF'\nfix: it\n\nCo-Authored-By: A <a@b.c>\nEOF\n)\""
+
+
+@pytest.mark.parametrize("action", ["pytest -q 2>&1", "ls 2>/dev/null", "Read {}", "git status", f"Bash: {COMMIT}"])
 def test_reading_and_running_are_no_edits(action: str) -> None:
     assert not edits(action)
     assert reads(action) == (action.split(maxsplit=1)[0] in {"ls", "Read"})

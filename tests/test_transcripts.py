@@ -15,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memp_mcp import transcripts
 from memp_mcp.errors import BadInput
 from memp_mcp.models import Event, Pitfall, Procedure, Reward, ScriptStep, Step, Trajectory
 from memp_mcp.transcripts import FORMATS, Exported, Skipped, own, read
@@ -158,7 +159,7 @@ def test_tool_calls_are_matched_to_their_results_by_id(tmp_path: Path) -> None:
         calls(("c1", "bash", '{"command": "pytest"}'), ("c2", "edit", {"path": "a.py", "line": 3}))
         | {"content": "First."},
         result("c2", "edited"),
-        result("c1", [{"type": "text", "text": "1 failed"}, {"type": "image_url"}]),
+        result("c1", [{"type": "text", "text": "1 failed"}, {"type": "refusal"}]),
         result("c9", "of nobody"),
         calls(("c1", "now", ""), ("c3", "raw", "not json")),
         result("c1", {"time": 5}),
@@ -357,6 +358,17 @@ def test_reading_twice_gives_the_same_ids(tmp_path: Path) -> None:
     assert reasons(path) == ["It is JSON, but not of the format of this file."]
 
 
+def test_a_single_document_that_is_too_large_to_hold_is_refused_and_lines_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transcripts, "WHOLE_BYTES", 100)
+    document = json.dumps([SYSTEM, ASK, calls(("1", "ls", "{}"))], indent=1)
+
+    with pytest.raises(BadInput, match="as a single document 100 are read"):
+        list(read(written(tmp_path / "x", document)))
+    assert len(list(read(written(tmp_path / "y", *[OWN_LINE] * 9)))) == 9
+
+
 @pytest.mark.parametrize("content", ["", "\n \n"])
 def test_an_empty_file_gives_nothing_but_the_reason(tmp_path: Path, content: str) -> None:
     assert reasons(written(tmp_path / "x", content)) == ["The file is empty."]
@@ -384,6 +396,9 @@ def test_a_named_format_is_taken_at_its_word(tmp_path: Path) -> None:
 FIELDS = (
     "task steps action observation outcome reward score script memp kind value messages role content tool_calls id",
     "function name arguments tool_call_id trajectories state_action_pairs state task_description result traj",
+    "type uuid parentUuid sessionId message text tool_use tool_use_id input is_error payload item call_id output",
+    "exit_code parts functionCall functionResponse args toolCalls thoughts $set $rewindTo info projectID directory",
+    "source steps observation results history simulations reward_info metadata systemPayload toolCallResult",
 )
 KEYS = st.sampled_from(" ".join(FIELDS).split())
 LEAVES = (
@@ -404,6 +419,19 @@ HEADS = st.sampled_from(
         {"messages": [{"role": "user", "content": "t"}]},
         {"trajectories": [{"state_action_pairs": []}]},
         {"name": "n", "result": True, "traj": "Your task is to: x\n> go"},
+        {"type": "user", "uuid": "u", "parentUuid": "u", "sessionId": "s", "message": {"content": "t"}},
+        {"type": "assistant", "uuid": "v", "parentUuid": "u", "message": {"parts": [{"functionCall": {"id": "c"}}]}},
+        {"type": "response_item", "payload": {"type": "function_call", "name": "a", "call_id": "c"}},
+        {"type": "event_msg", "payload": {"type": "item_completed", "item": {"type": "CommandExecution"}}},
+        {"sessionId": "s", "projectHash": "h", "messages": [{"id": "1", "type": "gemini", "content": "x"}]},
+        {"info": {"directory": "/"}, "messages": [{"info": {"role": "user"}, "parts": [{"type": "tool"}]}]},
+        {"id": "ses_1", "projectID": "p", "directory": "/"},
+        {"role": "assistant", "message": {"content": [{"type": "tool_use", "name": "a"}, {"type": "tool_result"}]}},
+        {"messages": [{"role": "assistant", "content": [{"type": "tool_use", "id": "c", "name": "a"}]}]},
+        {"schema_version": "ATIF-v1.7", "steps": [{"source": "agent", "tool_calls": [{"function_name": "a"}]}]},
+        {"history": [{"role": "user", "content": "t"}], "trajectory": [{"action": "a"}]},
+        {"task_id": 1, "reward": 1, "traj": [{"role": "user", "content": "t"}]},
+        {"simulations": [{"task_id": 1, "messages": [{"role": "user"}], "termination_reason": "x"}]},
     ]
 )
 

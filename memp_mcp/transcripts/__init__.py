@@ -11,149 +11,237 @@ import gzip
 import io
 import json
 import lzma
+import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
 from memp_mcp.errors import BadInput
 from memp_mcp.models import Trajectory
-from memp_mcp.transcripts import alfworld, messages, own
+from memp_mcp.transcripts import (
+    alfworld,
+    anthropic_messages,
+    atif,
+    claude_code,
+    codex,
+    cursor,
+    gemini_cli,
+    messages,
+    opencode,
+    own,
+    qwen_code,
+    swe_agent,
+    tau_bench,
+)
+from memp_mcp.transcripts.found import Documents, Found, Skipped, in_project, reason
 from memp_mcp.transcripts.own import Exported
 
-__all__ = ["FORMATS", "Exported", "Format", "Skipped", "read"]
+__all__ = ["FORMATS", "Exported", "Format", "Reading", "Skipped", "read", "reading"]
 
 LOOK_AHEAD = 200
-"""Lines that may be unreadable at the head of a file before it counts as of no known format."""
+"""Lines at the head of a file among which one has to show its format."""
 
-
-@dataclass(frozen=True, slots=True)
-class Skipped:
-    """A place that gave nothing: the file, the line (the first is 1) and why."""
-
-    path: Path
-    line: int
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}: {self.reason}"
+WHOLE_BYTES = 500_000_000
+"""Of a file that is one document, as it lies there: that has to be read as a whole, lines are read one by one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """What is known about one format: its look in a sentence, and how a parsed document becomes values."""
+    """What is known about one format: its look in a sentence, and how the documents of a file become values."""
 
     summary: str
     recognises: Callable[[object], bool]
-    parts: Callable[[Any], list[Any]]  # Any: each takes the documents that it recognises
-    parse: Callable[[Any, str], Trajectory | Exported]
+    read: Callable[[Documents, Path], Iterator[Found]]
 
 
+class Reading(NamedTuple):
+    """A file that is being read: the name of its format in FORMATS, and what is found in it."""
+
+    format: str
+    values: Iterator[Trajectory | Exported | Skipped]
+
+
+def _each(
+    recognises: Callable[[object], bool],
+    parts: Callable[[Any], list[Any]],  # Any: each takes the documents that it recognises
+    parse: Callable[[Any, str], Found],
+) -> Callable[[Documents, Path], Iterator[Found]]:
+    """A reader of formats in which every document stands by itself."""
+
+    def read(documents: Documents, path: Path) -> Iterator[Found]:
+        for number, document in documents:
+            if isinstance(document, Skipped):
+                yield document
+            elif not recognises(document):
+                yield Skipped(path, number, "It is JSON, but not of the format of this file.")
+            else:
+                yield from _parsed_parts(parse, parts(document), path, number)
+
+    return read
+
+
+def _parsed_parts(parse: Callable[[Any, str], Found], parts: list[Any], path: Path, number: int) -> Iterator[Found]:
+    for position, part in enumerate(parts, 1):
+        try:
+            yield parse(part, path.name)
+        except (BadInput, ValidationError) as error:
+            where = f"Trajectory {position}: " if len(parts) > 1 else ""
+            yield Skipped(path, number, where + reason(error))
+
+
+# In the order in which a document is shown to them.
 FORMATS: dict[str, Format] = {
-    "own": Format("memp-mcp's own JSONL, also a whole exported memory", own.recognises, own.parts, own.parse),
-    "messages": Format("OpenAI-style message lists", messages.recognises, messages.parts, messages.parse),
+    "own": Format(
+        "memp-mcp's own JSONL, also a whole exported memory",
+        own.recognises,
+        _each(own.recognises, own.parts, own.parse),
+    ),
+    "claude-code": Format("sessions of Claude Code", claude_code.recognises, claude_code.read),
+    "codex": Format("rollouts of Codex", codex.recognises, codex.read),
+    "qwen-code": Format("sessions of Qwen Code", qwen_code.recognises, qwen_code.read),
+    "gemini-cli": Format("sessions of Gemini CLI", gemini_cli.recognises, gemini_cli.read),
+    "opencode": Format("sessions of opencode: files, database or export", opencode.recognises, opencode.read),
+    "cursor": Format("agent transcripts of Cursor", cursor.recognises, cursor.read),
+    "anthropic": Format(
+        "message lists of Anthropic's Messages API", anthropic_messages.recognises, anthropic_messages.read
+    ),
+    "tau-bench": Format(
+        "results of tau-bench and tau2-bench",
+        tau_bench.recognises,
+        _each(tau_bench.recognises, tau_bench.parts, tau_bench.parse),
+    ),
+    "messages": Format(
+        "OpenAI-style message lists, also of mini-swe-agent",
+        messages.recognises,
+        _each(messages.recognises, messages.parts, messages.parse),
+    ),
+    "atif": Format("ATIF runs, as of Harbor and Terminal-Bench", atif.recognises, atif.read),
+    "swe-agent": Format(".traj files of SWE-agent", swe_agent.recognises, swe_agent.read),
     "alfworld": Format(
-        "ALFWorld runs of AgentInstruct or KnowAgent", alfworld.recognises, alfworld.parts, alfworld.parse
+        "ALFWorld runs of AgentInstruct or KnowAgent",
+        alfworld.recognises,
+        _each(alfworld.recognises, alfworld.parts, alfworld.parse),
     ),
 }
 
 
-def read(path: Path, *, source_format: str | None = None) -> Iterator[Trajectory | Exported | Skipped]:
-    """Read *path* piece by piece, in its own order.
-
-    Args:
-        path: JSON or JSONL in one of FORMATS, plain or packed with xz or gzip.
-        source_format: its name in FORMATS; told from the content when None.
+def read(
+    path: Path, *, source_format: str | None = None, project: str = ""
+) -> Iterator[Trajectory | Exported | Skipped]:
+    """Read *path* piece by piece, in its own order; `reading`, begun on the first `next`.
 
     Yields:
         What was found, and a Skipped for each line or trajectory that cannot be used.
+    """
+    yield from reading(path, source_format=source_format, project=project).values
+
+
+def reading(path: Path, *, source_format: str | None = None, project: str = "") -> Reading:
+    """Find out what *path* is, and begin to read it.
+
+    Args:
+        path: JSON or JSONL in one of FORMATS, plain or packed with xz or gzip, or a database of opencode.
+        source_format: its name in FORMATS; told from the content when None.
+        project: of the trajectories that name none; "auto" takes the name of the folder that the agent worked in,
+            where the transcript tells it.
 
     Raises:
-        BadInput: there is no such file or format, or the content is of no known format. Raised on the first `next`.
+        BadInput: there is no such file or format, or the content is of no known format.
     """
-    chosen = None if source_format is None else _format(source_format)
-    unread: list[Skipped] = []
-    number = 0
-    for number, value in _documents(_file(path)):
-        if chosen is None and not isinstance(value, Skipped):
-            chosen = next((known for known in FORMATS.values() if known.recognises(value)), None)
-        if chosen is not None:
-            yield from unread
-            unread = []
-            yield from [value] if isinstance(value, Skipped) else _values(chosen, value, path, number)
-        else:
-            unread.append(value if isinstance(value, Skipped) else Skipped(path, number, "It is of no known format."))
-            if len(unread) >= LOOK_AHEAD:
-                break
-    if number == 0:
-        yield Skipped(path, 1, "The file is empty.")
-    if unread:
-        raise BadInput(f"{path} cannot be read: {unread[0].reason} {_known()}")
+    if source_format is not None and source_format not in FORMATS:
+        raise BadInput(f"There is no format {source_format!r}. {_known()}")
+    if not path.is_file():
+        raise BadInput(f"{path} is not a file. Give the path of a transcript.")
+    documents = _documents(path)
+    head: list[tuple[int, Any]] = []
+    for number, document in documents:
+        head.append((number, document))
+        name = source_format or _name(document)
+        if name:
+            found = FORMATS[name].read(chain(head, documents), path)
+            return Reading(name, in_project(found, project))
+        if len(head) >= LOOK_AHEAD:
+            break
+    if not head:
+        return Reading("", iter([Skipped(path, 1, "The file is empty.")]))
+    first = head[0][1].reason if isinstance(head[0][1], Skipped) else "It is of no known format."
+    raise BadInput(f"{path} cannot be read: {first} {_known()}")
 
 
-def _format(name: str) -> Format:
-    if name not in FORMATS:
-        raise BadInput(f"There is no format {name!r}. {_known()}")
-    return FORMATS[name]
+def _name(document: object) -> str | None:
+    return next((name for name, known in FORMATS.items() if known.recognises(document)), None)
 
 
 def _known() -> str:
     return "Known formats: " + "; ".join(f"{name} ({known.summary})" for name, known in FORMATS.items()) + "."
 
 
-def _file(path: Path) -> Path:
-    if not path.is_file():
-        raise BadInput(f"{path} is not a file. Give the path of a transcript.")
-    return path
-
-
-def _values(known: Format, document: object, path: Path, number: int) -> Iterator[Trajectory | Exported | Skipped]:
-    if not known.recognises(document):
-        yield Skipped(path, number, "It is JSON, but not of the format of this file.")
-        return
-    parts = known.parts(document)
-    for position, part in enumerate(parts, 1):
-        try:
-            yield known.parse(part, path.name)
-        except (BadInput, ValidationError) as error:
-            where = f"Trajectory {position}: " if len(parts) > 1 else ""
-            yield Skipped(path, number, where + _reason(error))
-
-
-def _reason(error: BadInput | ValidationError) -> str:
-    if isinstance(error, BadInput):
-        return str(error)
-    problems = error.errors(include_url=False, include_context=False, include_input=False)
-    told = "; ".join(f"{'.'.join(map(str, p['loc']))}: {p['msg']}".removeprefix(": ") for p in problems[:3])
-    return f"{told}; and {len(problems) - 3} more." if len(problems) > 3 else f"{told}."
-
-
 def _documents(path: Path) -> Iterator[tuple[int, Any]]:
     """Each line's JSON with its number, or the whole file's when its first line is not complete by itself."""
-    first = True
-    for number, line in _lines(path):
-        document = line if isinstance(line, Skipped) else _parsed(line, path, number)
-        if first and isinstance(document, Skipped) and not isinstance(whole := _whole(path), Skipped):
-            yield number, whole
+    if _begins(path, opencode.SQLITE):
+        yield from _database(path)
+        return
+    lines = _parsed_lines(path)
+    first = next(lines, None)
+    if first is None:
+        return
+    if isinstance(first[1], Skipped):
+        whole = _whole(path)
+        if not isinstance(whole, Skipped):
+            yield first[0], whole
             return
-        first = False
-        yield number, document
+        first = (first[0], whole if path.stat().st_size > WHOLE_BYTES else first[1])
+    yield first
+    yield from lines
 
 
-def _parsed(text: str, path: Path, number: int) -> Any:
+def _parsed_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    for number, line in _lines(path):
+        for document in [line] if isinstance(line, Skipped) else _parsed(line, path, number):
+            yield number, document
+
+
+def _database(path: Path) -> Iterator[tuple[int, Any]]:
+    number = 0
     try:
-        return json.loads(text)
+        for number, session in enumerate(opencode.sessions(path), 1):
+            yield number, session
+    except sqlite3.Error as error:
+        yield number + 1, Skipped(path, number + 1, f"It is no database of opencode: {error}.")
+
+
+def _parsed(text: str, path: Path, number: int) -> list[Any]:
+    """The document on a line, or those that a torn write has left on it one behind the other."""
+    try:
+        return [json.loads(text)]
     except (ValueError, RecursionError) as error:
-        return Skipped(path, number, f"It is not complete JSON: {error}.")
+        return _glued(text) or [Skipped(path, number, f"It is not complete JSON: {error}.")]
+
+
+def _glued(text: str) -> list[Any]:
+    decoder = json.JSONDecoder()
+    documents: list[Any] = []
+    at = 0
+    try:
+        while text.startswith("{", at):
+            document, at = decoder.raw_decode(text, at)
+            documents.append(document)
+    except (ValueError, RecursionError):
+        return []
+    return documents if not text[at:].strip() else []
 
 
 def _whole(path: Path) -> Any:
+    if (size := path.stat().st_size) > WHOLE_BYTES:
+        return Skipped(path, 1, f"It has {size:,} bytes; as a single document {WHOLE_BYTES:,} are read.")
     texts = [line for _, line in _lines(path)]
     damaged = next((text for text in texts if isinstance(text, Skipped)), None)
-    return damaged or _parsed("".join(map(str, texts)), path, 1)
+    return damaged or _parsed("".join(map(str, texts)), path, 1)[0]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str | Skipped]]:
@@ -169,7 +257,10 @@ def _lines(path: Path) -> Iterator[tuple[int, str | Skipped]]:
 
 
 def _opened(path: Path) -> io.TextIOWrapper:
-    with path.open("rb") as file:
-        magic = file.read(6)
-    opener: Any = lzma.open if magic == b"\xfd7zXZ\x00" else gzip.open if magic[:2] == b"\x1f\x8b" else open
+    opener: Any = lzma.open if _begins(path, b"\xfd7zXZ\x00") else gzip.open if _begins(path, b"\x1f\x8b") else open
     return io.TextIOWrapper(opener(path, "rb"), encoding="utf-8-sig", errors="replace", newline="\n")
+
+
+def _begins(path: Path, magic: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(magic)) == magic

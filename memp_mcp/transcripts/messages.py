@@ -10,7 +10,7 @@ other fields are left alone::
         {"role": "tool", "tool_call_id": "call_1", "content": "observation"}],
      "task"?, "outcome"?, "reward"?, "feedback"?, "script"?, "project"?, "client"?, "model"?, "key"?}
 
-`content` is a string or a list of ``{"type": "text", "text": "…"}``; other parts have no text and are left out. The
+`content` is a string or a list of ``{"type": "text", "text": "…"}``; an image leaves a mark, other parts nothing. The
 task is the first user message: all of it when it is short, else its first paragraph.
 
 An action is a tool call, written ``bash: ls`` when its only argument is a string, else ``name({"json":"arguments"})``.
@@ -21,7 +21,6 @@ observation.
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -31,8 +30,8 @@ from pydantic import BaseModel, ConfigDict
 from memp_mcp.errors import BadInput
 from memp_mcp.models import Step, Trajectory
 from memp_mcp.transcripts import own
+from memp_mcp.transcripts.session import action_text, task_of, text_of
 
-TASK_CHARACTERS = 500
 _ROLES = {"system", "developer", "user", "assistant", "tool", "function"}
 _STATED = ("task", "outcome", "feedback", "project", "client", "model", "key")
 _SHELL_BLOCK = re.compile(r"^```(?:[\w-]*bash\w*|sh|shell)[ \t]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -108,12 +107,10 @@ def parse(document: object, source: str) -> Trajectory:
 
 
 def _task(messages: list[_Message]) -> str:
-    text = next((_text(m.content).strip() for m in messages if m.role == "user"), "")
-    if not text:
+    task = next((task_of(text_of(m.content)) for m in messages if m.role == "user"), "")
+    if not task:
         raise BadInput("There is no message of a user that could be the task; state one as 'task'.")
-    if len(text) <= TASK_CHARACTERS:
-        return text
-    return re.split(r"\n[ \t\r]*\n", text, maxsplit=1)[0][:TASK_CHARACTERS]
+    return task
 
 
 def _drafts(messages: list[_Message]) -> list[_Draft]:
@@ -130,10 +127,13 @@ def _drafts(messages: list[_Message]) -> list[_Draft]:
 
 
 def _actions(message: _Message) -> list[_Draft]:
-    thought = _text(message.content).strip() or _text(message.reasoning_content).strip()
+    thought = text_of(message.content).strip() or text_of(message.reasoning_content).strip()
     if not message.tool_calls:
         return _react(thought)
-    drafts = [_Draft(_call_text(call.function), "", call.id or "") for call in message.tool_calls]
+    drafts = [
+        _Draft(action_text(call.function.name, call.function.arguments), "", call.id or "")
+        for call in message.tool_calls
+    ]
     drafts[0].thought = thought
     return drafts
 
@@ -147,7 +147,7 @@ def _answer(waiting: list[_Draft], message: _Message) -> None:
         named = [draft for draft in waiting if wanted and draft.call_id == wanted]
         fits = named or [draft for draft in waiting if not wanted or not draft.call_id]
     if fits:
-        fits[0].observation = _text(message.content)
+        fits[0].observation = text_of(message.content)
         waiting.remove(fits[0])
 
 
@@ -160,27 +160,3 @@ def _react(text: str) -> list[_Draft]:
     else:
         return []
     return [_Draft(action.strip(), _THOUGHT_LABEL.sub("", text[:start], count=1).strip(), None)]
-
-
-def _call_text(function: _Function) -> str:
-    arguments = function.arguments
-    if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments or "{}")
-        except (ValueError, RecursionError):
-            return f"{function.name}: {arguments}"
-    values = list(arguments.values()) if isinstance(arguments, dict) else []
-    if len(values) == 1 and isinstance(values[0], str):
-        return f"{function.name}: {values[0]}"
-    if arguments == {}:
-        return f"{function.name}()"
-    return f"{function.name}({json.dumps(arguments, ensure_ascii=False, separators=(',', ':'))})"
-
-
-def _text(content: object) -> str:
-    if isinstance(content, str):
-        return content
-    if isinstance(content, list):
-        texts = (part.get("text") for part in content if isinstance(part, dict))
-        return "\n".join(text for text in texts if isinstance(text, str))
-    return "" if content is None else json.dumps(content, ensure_ascii=False)
