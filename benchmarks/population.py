@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +67,7 @@ def population(size: int, cache_folder: Path, *, jobs: int = 1) -> Population:
     chosen = tasks(-(-size // BLOCK) * BLOCK)
     files = [cache_folder / f"{DEFAULT_EMBEDDER}-{SEED}-{start // BLOCK:03}.npz" for start in range(0, size, BLOCK)]
     missing = [(i, file) for i, file in enumerate(files) if not file.exists()]
-    with ProcessPoolExecutor(jobs) as pool:
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:  # LanceDB does not like to be forked
         texts = [[t.text for t in chosen[i * BLOCK : (i + 1) * BLOCK]] for i, _ in missing]
         list(pool.map(_embed_block, texts, [file for _, file in missing]))
     blocks = [np.load(file) for file in files]
