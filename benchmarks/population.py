@@ -57,8 +57,10 @@ class Population(NamedTuple):
 
 def queries() -> list[str]:
     """Other games' tasks (valid_seen), in people's words and in the template's; none is in a population as it is."""
-    games = _games("valid_seen")
-    return sorted({text for game in games for text in (*game["human"], game["templ"])} - {t.text for t in _real()})
+    others = games("valid_seen")
+    return sorted(
+        {text for game in others for text in (*game["human"], game["templ"])} - {t.text for t in real_tasks()}
+    )
 
 
 def population(size: int, cache_folder: Path, *, jobs: int = 1) -> Population:
@@ -91,7 +93,7 @@ def _embed_block(texts: Sequence[str], file: Path) -> None:
 
 def tasks(size: int) -> list[Task]:
     """That many tasks, all in different words, always the same ones."""
-    found = {task.text: task for task in _real()[:size]}
+    found = {task.text: task for task in real_tasks()[:size]}
     forms = _forms()
     rng = random.Random(SEED)
     while len(found) < size:
@@ -101,17 +103,18 @@ def tasks(size: int) -> list[Task]:
 
 
 @cache
-def _games(split: str) -> list[dict[str, Any]]:
+def games(split: str) -> list[dict[str, Any]]:
+    """ALFWorld games: `templ` and `human` tell the task, `o` and `r` the object and place, `walk` the way."""
     with lzma.open(DATA / "alfworld" / "human_tasks.json.xz") as packed:
-        games: list[dict[str, Any]] = json.load(packed)[split]
-    return games
+        found: list[dict[str, Any]] = json.load(packed)[split]
+    return found
 
 
 @cache
-def _real() -> list[Task]:
+def real_tasks() -> list[Task]:
     """What people and the template called the training games, each wording once, in a fixed random order."""
     found: dict[str, Task] = {}
-    for game in _games("train"):
+    for game in games("train"):
         for text in (*game["human"], game["templ"]):
             if text.strip():
                 found.setdefault(text.strip(), Task(text.strip(), tuple(game["walk"])))
@@ -122,10 +125,10 @@ def _real() -> list[Task]:
 
 def _forms() -> list[Any]:
     """The wordings that name their object, each as a function that puts another object, place and room into it."""
-    games = _games("train")
-    objects, places = (sorted({_spaced(game[key]) for game in games}) for key in ("o", "r"))
+    known = games("train")
+    objects, places = (sorted({_spaced(game[key]) for game in known}) for key in ("o", "r"))
     forms = []
-    for game in games:
+    for game in known:
         for text in dict.fromkeys((*game["human"], game["templ"])):
             pattern = _naming(game["o"])
             if pattern.search(text):

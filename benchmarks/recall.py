@@ -1,9 +1,9 @@
 """How long a recall takes over stdio, in memories of 1,000 procedures and more; and what an index costs in quality.
 
-``python benchmarks/recall.py --cache DIR`` (Linux; needs ../shared/data or TEST_DATA). Beside each recall, in turns with
-it so that a busy moment of the machine hits all alike: the embedding of the same query alone, and an exact scan of the
-same vectors by numpy. recall@10 is the share of the ten procedures that an exact scan finds which the store finds too.
-``--large`` adds 1,000,000 procedures: hours of embedding the first time.
+``python benchmarks/recall.py --cache DIR`` (Linux; needs ../shared/data or TEST_DATA). Beside each recall, in turns
+with it so that a busy moment of the machine hits all alike: the embedding of the same query alone, and an exact scan of
+the same vectors by numpy. recall@10 is the share of the ten procedures that an exact scan finds which the store finds
+too. ``--large`` adds 1,000,000 procedures: hours of embedding the first time.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def nearest(vectors: NDArray[np.float32], query: NDArray[np.float32], limit: int
 
 
 def _found(store: Store, people: Population, asked: Sequence[str], embedder: Embedder, column: VectorColumn) -> float:
-    """The share of the ten nearest that the store finds, as a recall asks it. Ties at the tenth place count as found."""
+    """The share of the ten nearest that the store finds, as a recall asks it; a tie at the tenth place is found."""
     store.adopt(embedder.name, embedder.dimension)
     vectors = people.vectors if column == "vector" else people.phrases
     number = {procedure_id(i): i for i in range(len(people.tasks))}
@@ -146,7 +146,7 @@ def main() -> None:
     for size in sizes:
         people = Population(everybody.tasks[:size], everybody.vectors[:size], everybody.phrases[:size])
         rows.append(measure(size, people, asked[: given.queries], embedder))
-        print_table([{name: value for name, value in rows[-1].items()}])
+        print_table(rows[-1:])
     print_table(rows)
     if given.out:
         write_results(given.out, command_line(), SEED, rows)

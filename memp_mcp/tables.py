@@ -399,7 +399,7 @@ class Tables:
     def _ragged(self, name: TableName) -> bool:
         stats = self._read(name, lambda t: t.stats())
         # Compaction rewrites the whole table: the larger it is, the more commits have to pay for that.
-        if stats["fragment_stats"]["num_fragments"] > max(_FRAGMENTS, math.isqrt(stats["num_rows"])):
+        if stats["fragment_stats"]["num_fragments"] > max(_FRAGMENTS, math.isqrt(stats["num_rows"]) // 4):
             return True
         expired = time.time() - _KEEP.total_seconds()
         return sum(entry.stat().st_mtime < expired for entry in self._manifests(name)) > _VERSIONS
