@@ -3,8 +3,8 @@
 ``python benchmarks/start.py --runs 20`` (Linux: CPU time is read from the process's own clock at the moment when the
 answer has arrived, so what a server loads afterwards does not count). ``--peers DIR`` measures other memory servers in
 the same run; each is installed there, in the pinned version, if it is not there yet: the official one by npm, the
-others by pip into a virtual environment each. What cannot be installed or does not answer is listed with the reason. Peers are
-started as their own documentation says, without a key and with an empty home.
+others by pip into a virtual environment each. What cannot be installed or does not answer is listed with the reason.
+Peers are started as their own documentation says, without a key and with an empty home.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ PEERS = (
     Peer("@modelcontextprotocol/server-memory", "2026.8.31", ("node_modules/.bin/mcp-server-memory",), npm=True),
     Peer("skillmem", "0.13.0", ("bin/skillmem-mcp",)),
     Peer("thewariend-musclememory", "0.1.8", ("bin/musclememory-mcp",), {"MM_EMBEDDING_PROVIDER": "lexical-hash"}),
-    Peer("mcp-memory-service", "12.4.0", ("bin/memory", "server")),
+    Peer("mcp-memory-service", "12.2.0", ("bin/memory", "server")),
 )
 
 
