@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple, Self
 
 from memp_mcp import lookup, redact, retrieve, revisions
@@ -222,17 +223,22 @@ class Memory:
         if policy == "random":
             seed = int(stable_id("s", task)[2:10], 16)
             return {"words": [(p, 0.0) for p in self.store.sample(projects=scope, limit=limit, seed=seed)]}
-        views: dict[str, Sequence[tuple[Procedure, float]]] = {}
-        if embedder is not None:
-            vectors = self.vectorizer.of_task(embedder, task)
-            views["dense"] = self.store.dense(vectors.vector, column="vector", projects=scope, limit=limit)
-            if policy != "query":
-                views["phrases"] = self.store.dense(vectors.phrases, column="phrases", projects=scope, limit=limit)
-        if policy == "hybrid" or embedder is None:
-            views["words"] = self.store.lexical(task, column="doc", projects=scope, limit=limit)
-        if error:
-            views["errors"] = self.store.lexical(error, column="errors", projects=scope, limit=limit)
-        return views
+        searches: dict[str, Future[list[tuple[Procedure, float]]]] = {}
+        with ThreadPoolExecutor(max_workers=4, thread_name_prefix="search") as pool:  # LanceDB works outside the GIL
+
+            def search(view: str, how: Callable[..., list[tuple[Procedure, float]]], what: object, column: str) -> None:
+                searches[view] = pool.submit(how, what, column=column, projects=scope, limit=limit)
+
+            if policy == "hybrid" or embedder is None:
+                search("words", self.store.lexical, task, "doc")
+            if error:
+                search("errors", self.store.lexical, error, "errors")
+            if embedder is not None:
+                vectors = self.vectorizer.of_task(embedder, task)
+                search("dense", self.store.dense, vectors.vector, "vector")
+                if policy != "query":
+                    search("phrases", self.store.dense, vectors.phrases, "phrases")
+        return {view: found.result() for view, found in searches.items()}
 
     def _floor(self, embedder: Embedder) -> float:
         return embedder.floor if self.settings.floor is None else self.settings.floor
@@ -275,7 +281,7 @@ class Memory:
             for m in chosen.shown
         ]
         try:
-            self.store.note(recall, *recalled)
+            self.store.note(recall, *recalled, fresh=True)
         except StoreError as error_:
             log.warning("recall not noted: %s", error_)
             return None, f"this recall could not be written down, so it has no id ({error_})"

@@ -41,6 +41,7 @@ from memp_mcp.models import (
     stable_id,
 )
 from memp_mcp.tables import (
+    INDEXED_FROM,
     SCHEMAS,
     SEARCHED,
     Row,
@@ -61,6 +62,10 @@ from memp_mcp.tables import (
 
 FORMAT = 1
 
+_REVISION = ("id", "revision", "created_at")
+"""Columns that say which text a row holds: even a history that is forgotten and begun anew has other moments."""
+_READ_LATELY = 1_000
+"""Procedures that are kept as they were read: about 15 MB."""
 _BATCH = 500
 _LARGE_BATCH = 32
 _LIVE = "status != 'retired'"
@@ -122,9 +127,10 @@ class _Meta(Value):
 class Store:
     """The memory on disk. Thread-safe; any number of processes may have the same directory open."""
 
-    def __init__(self, directory: Path, *, lock_timeout: float) -> None:
+    def __init__(self, directory: Path, *, lock_timeout: float, indexed_from: int = INDEXED_FROM) -> None:
         self.directory = directory
         self.id = ""
+        self._read_lately: dict[tuple[object, ...], Procedure] = {}
         self._adopted: tuple[str, int] | None = None
         self._lock_timeout = lock_timeout
         self._turn = threading.Lock()
@@ -135,16 +141,24 @@ class Store:
             fallback_to_soft=False,  # a soft lock outlives a killed process
         )
         with explained(directory):
-            self._tables = Tables(directory)
+            self._tables = Tables(directory, indexed_from=indexed_from)
 
     @classmethod
-    def open(cls, directory: Path, *, lock_timeout: float = 30.0, salvage: bool = False) -> Self:
+    def open(
+        cls,
+        directory: Path,
+        *,
+        lock_timeout: float = 30.0,
+        salvage: bool = False,
+        indexed_from: int = INDEXED_FROM,
+    ) -> Self:
         """Open the memory in *directory*; make an empty one when there is none. Never destroys anything.
 
         Args:
             directory: where it is, or is to be.
             lock_timeout: seconds that a write waits for other writers.
             salvage: open it even if tables are unreadable; those raise when they are used.
+            indexed_from: rows from which on a table has all its indexes.
 
         Raises:
             StoreNewer: a later version of the program wrote it.
@@ -153,7 +167,7 @@ class Store:
         """
         with explained(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        store = cls(directory, lock_timeout=lock_timeout)
+        store = cls(directory, lock_timeout=lock_timeout, indexed_from=indexed_from)
         if not (directory / "meta.json").exists():
             store._create()
         store.id = store._meta().id
@@ -239,10 +253,14 @@ class Store:
         """Whether this operation has been written already."""
         return bool(self._ids("events", [_marker_id(op_id)]))
 
-    def note(self, *events: Event) -> None:
-        """Append events; those whose id is here already are left out."""
+    def note(self, *events: Event, fresh: bool = False) -> None:
+        """Append events; those whose id is here already are left out. *fresh*: none is, their ids were just made."""
+        rows = [event_row(e) for e in events]
         with self._writing():
-            self._add_absent("events", [event_row(e) for e in events])
+            if fresh:
+                self._tables.add("events", rows)
+            else:
+                self._add_absent("events", rows)
 
     def forget(self, procedure_id: str, *, evidence: Collection[str] = ()) -> None:
         """Remove a procedure, its history, its events and the given trajectories for good, out of the files too.
@@ -494,7 +512,7 @@ class Store:
             EmbedderError: `adopt` was not called, or somebody has re-embedded the memory since.
         """
         checked = _checked(vector, self._dimension(self._meta()), "The query")
-        rows = self._tables.nearest(checked, column, where=_visible(projects), limit=limit)
+        rows = self._tables.nearest(checked, column, _REVISION, where=_visible(projects), limit=limit)
         return self._scored(rows, lambda row: 1.0 - row["_distance"])
 
     def lexical(
@@ -506,7 +524,7 @@ class Store:
         limit: int,
     ) -> list[tuple[Procedure, float]]:
         """Procedures by BM25 score, best first; any text will do. Without the retired ones."""
-        rows = self._tables.matching("procedures", text, column, where=_visible(projects), limit=limit)
+        rows = self._tables.matching("procedures", text, column, _REVISION, where=_visible(projects), limit=limit)
         return self._scored(rows, lambda row: row["_score"])
 
     def sample(self, *, projects: Collection[str], limit: int, seed: int) -> list[Procedure]:
@@ -521,7 +539,8 @@ class Store:
     ) -> list[Trajectory]:
         """Trajectories of tasks in similar words that are known to have succeeded, or to have failed; best first."""
         where = f"succeeded = {str(succeeded).lower()} AND {one_of('project', projects)}"
-        return self._parsed(Trajectory, self._tables.matching("trajectories", task, "task", where=where, limit=limit))
+        rows = self._tables.matching("trajectories", task, "task", ["body"], where=where, limit=limit)
+        return self._parsed(Trajectory, rows)
 
     def counts(self, ids: Collection[str]) -> dict[str, dict[int, Counts]]:
         """What has happened to each procedure, by the revision since which it is counted (``counted_from``)."""
@@ -635,7 +654,7 @@ class Store:
         indexed = self._tables.indexed(name)
         for column in SEARCHED[name]:
             try:
-                self._tables.matching(name, "the task", column, where="true", limit=1)
+                self._tables.matching(name, "the task", column, ["body"], where="true", limit=1)
                 sound = column in indexed
             except StoreDamaged:
                 sound = False
@@ -756,7 +775,22 @@ class Store:
             return [kind.model_validate_json(row["body"]) for row in rows]
 
     def _scored(self, rows: Sequence[Row], score: Callable[[Row], float]) -> list[tuple[Procedure, float]]:
-        return list(zip(self._parsed(Procedure, rows), map(score, rows), strict=True))
+        found = self._of_rows(rows)
+        return [(found[row["id"]], score(row)) for row in rows if row["id"] in found]
+
+    def _of_rows(self, rows: Iterable[Row]) -> dict[str, Procedure]:
+        """The procedures of these rows, by id; what was read lately is not read again."""
+        # A thread reads the dictionary once and goes on with what it got, so that another may replace it meanwhile.
+        lately = self._read_lately
+        keys = {row["id"]: tuple(row[c] for c in _REVISION) for row in rows}
+        known = {i: p for i, key in keys.items() if (p := lately.get(key)) is not None}
+        read = self.procedures(keys.keys() - known.keys())
+        new = {tuple(getattr(p, c) for c in _REVISION): p for p in read.values()}
+        if len(lately) + len(new) > _READ_LATELY:
+            self._read_lately = new
+        else:
+            lately.update(new)
+        return known | read
 
 
 _V = TypeVar("_V", bound=Value)

@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 
 import lancedb
 import pyarrow as pa
-from lancedb.index import FTS
+from lancedb.index import FTS, Bitmap, BTree, IvfRq, IvfSq
 from lancedb.query import MatchQuery
 
 from memp_mcp.errors import StoreDamaged, StoreError, StoreFull
@@ -32,6 +32,7 @@ from memp_mcp.models import Event, Procedure, Trajectory, storable
 
 TableName = Literal["trajectories", "procedure_versions", "procedures", "events"]
 VectorColumn = Literal["vector", "phrases"]
+METRICS: Mapping[VectorColumn, Literal["cosine", "dot"]] = {"vector": "cosine", "phrases": "dot"}
 Row = dict[str, Any]
 Table: TypeAlias = Any  # lancedb's annotations contradict what it does: stats() is a dict, a query has no distance_type
 T = TypeVar("T")
@@ -44,6 +45,15 @@ _NOW = timedelta(milliseconds=1)
 """Not zero, which makes LanceDB warn on stderr."""
 _FRAGMENTS = 32
 _VERSIONS = 50
+INDEXED_FROM = 1_000
+"""Rows from which on a table has all its indexes; below, only those of full text. A scan of so few costs as little."""
+_UNINDEXED = 500
+_UNINDEXED_SHARE = 0.05
+"""Rows, and share of them, that a search may have to scan beside an index before it is brought up to date."""
+_NPROBES = 64
+"""Parts of a vector index, of about 8,000 rows each, that a search looks at: all of them up to half a million rows."""
+_REFINE = 5
+"""A vector index keeps one bit a dimension; so many times more rows than asked for are compared by their vectors."""
 _HINT = "latest_version_hint.json"
 _QUERY_CHARACTERS = 4_000
 _TASK_CHARACTERS = 4_000
@@ -87,6 +97,13 @@ SCHEMAS: Mapping[TableName, pa.Schema] = {
     ),
 }
 SEARCHED: Mapping[TableName, tuple[str, ...]] = {"procedures": ("doc", "errors"), "trajectories": ("task",)}
+_LOOKED_UP: Mapping[TableName, tuple[str, ...]] = {
+    "trajectories": ("id",),
+    "procedure_versions": ("version_id", "procedure_id", "op_id"),
+    "procedures": (),  # none on the id: merges by a key with an index of this kind can insert it twice
+    "events": ("id", "procedure_id", "trajectory_id", "recall_id"),
+}
+_FILTERED: Mapping[TableName, tuple[str, ...]] = {"procedures": ("status", "project")}
 
 
 def version_id(procedure: Procedure) -> str:
@@ -193,8 +210,9 @@ def committed(action: Callable[[], T]) -> T:
 class Tables:
     """The tables under one directory; they are opened when first used."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, indexed_from: int = INDEXED_FROM) -> None:
         self._directory = directory
+        self._indexed_from = indexed_from
         self._opened: dict[TableName, Table] = {}
         self._synced: dict[TableName, set[str]] = {}
         self._touched: set[TableName] = set()
@@ -220,12 +238,32 @@ class Tables:
             self._opened[name] = self._db.create_table(name, schema=SCHEMAS[name])
         self.index(name)
 
-    def index(self, name: TableName) -> None:
-        """Build the full-text indexes anew, over every row."""
-        for column in SEARCHED.get(name, ()):
-            # ICU finds the words of Chinese, Thai …; "split" also finds the parts of snake_case and dotted.names.
-            config = FTS(base_tokenizer="icu/split", with_position=False)
-            self._write(name, lambda t, c=column, f=config: t.create_index(c, config=f, replace=True))  # type: ignore[misc] # binds the loop's values
+    def index(self, name: TableName, *, only: Collection[str] | None = None) -> None:
+        """Build the indexes anew, over every row; or those of *only* these columns."""
+        for column, config in self._wanted(name).items():
+            if only is None or column in only:
+                self._write(name, lambda t, c=column, f=config: t.create_index(c, config=f, replace=True))  # type: ignore[misc] # binds the loop's values
+
+    def _wanted(self, name: TableName) -> dict[str, Any]:
+        """What each column is to be indexed by; one that was indexed stays so when rows are taken out."""
+        # ICU finds the words of Chinese, Thai …; "split" also finds the parts of snake_case and dotted.names.
+        wanted: dict[str, Any] = {
+            c: FTS(base_tokenizer="icu/split", with_position=False) for c in SEARCHED.get(name, ())
+        }
+        large = {**dict.fromkeys(_LOOKED_UP[name], BTree()), **dict.fromkeys(_FILTERED.get(name, ()), Bitmap())}
+        if name == "procedures":
+            large |= self._wanted_for_vectors()
+        if self.count(name) < self._indexed_from:
+            here = self.indexed(name)
+            large = {column: config for column, config in large.items() if column in here}
+        return wanted | large
+
+    def _wanted_for_vectors(self) -> dict[str, Any]:
+        schema = self._read("procedures", lambda t: t.schema)
+        if "vector" not in schema.names or not self._read("procedures", lambda t: t.count_rows("vector IS NOT NULL")):
+            return {}
+        kind = IvfSq if schema.field("vector").type.list_size % 8 else IvfRq  # RQ packs bits into bytes
+        return {column: kind(distance_type=metric) for column, metric in METRICS.items()}
 
     def columns(self, name: TableName) -> list[str]:
         """Names of the columns that the table has now."""
@@ -245,29 +283,34 @@ class Tables:
         """The rows that *where* keeps, in no order."""
         return self._read(name, lambda t: t.search().where(where).select(list(columns)).to_arrow().to_pylist())
 
-    def nearest(self, vector: Sequence[float], column: VectorColumn, *, where: str, limit: int) -> list[Row]:
+    def nearest(
+        self, vector: Sequence[float], column: VectorColumn, columns: Sequence[str], *, where: str, limit: int
+    ) -> list[Row]:
         """Procedures by `_distance`: cosine distance for `vector`, 1 - dot product for `phrases`; nearest first."""
-        metric: Literal["cosine", "dot"] = "cosine" if column == "vector" else "dot"
         return self._read(
             "procedures",
             lambda t: (
                 t.search(list(vector), vector_column_name=column)
-                .distance_type(metric)
+                .distance_type(METRICS[column])
                 .where(where)
-                .select(["body", "_distance"])
+                .nprobes(_NPROBES)
+                .refine_factor(_REFINE)
+                .select([*columns, "_distance"])
                 .limit(limit)
                 .to_arrow()
                 .to_pylist()
             ),
         )
 
-    def matching(self, name: TableName, text: str, column: str, *, where: str, limit: int) -> list[Row]:
+    def matching(
+        self, name: TableName, text: str, column: str, columns: Sequence[str], *, where: str, limit: int
+    ) -> list[Row]:
         """Rows by `_score` (BM25), best first. *text* is words, never query syntax."""
         query = MatchQuery(str(storable(text))[:_QUERY_CHARACTERS], column)  # type: ignore[call-arg] # they have defaults
         return self._read(
             name,
             # without _score in the selection LanceDB prints a warning for every query
-            lambda t: t.search(query).where(where).select(["body", "_score"]).limit(limit).to_arrow().to_pylist(),
+            lambda t: t.search(query).where(where).select([*columns, "_score"]).limit(limit).to_arrow().to_pylist(),
         )
 
     # --- writing
@@ -332,7 +375,7 @@ class Tables:
         touched, self._touched = self._touched, set()
         for name in sorted(touched):
             self._sync(name)
-            if self._ragged(name):
+            if self._ragged(name) or self._unindexed(name):
                 self._tidy(name)
 
     def abandon(self) -> None:
@@ -356,13 +399,30 @@ class Tables:
     def _ragged(self, name: TableName) -> bool:
         stats = self._read(name, lambda t: t.stats())
         # Compaction rewrites the whole table: the larger it is, the more commits have to pay for that.
-        if stats["fragment_stats"]["num_fragments"] > max(_FRAGMENTS, math.isqrt(stats["num_rows"])):
+        if stats["fragment_stats"]["num_fragments"] > max(_FRAGMENTS, math.isqrt(stats["num_rows"]) // 4):
             return True
         expired = time.time() - _KEEP.total_seconds()
         return sum(entry.stat().st_mtime < expired for entry in self._manifests(name)) > _VERSIONS
 
+    def _unindexed(self, name: TableName) -> bool:
+        """Whether a search has to scan more than an index should leave to it."""
+        rows, scanned = self.count(name), self._scanned(name)
+        all_of_it = {*_LOOKED_UP[name], *_FILTERED.get(name, ()), *(METRICS if name == "procedures" else ())}
+        missing = all_of_it - scanned.keys() if rows >= self._indexed_from else set()
+        if missing and missing & self._wanted(name).keys():
+            return True
+        return max(scanned.values(), default=0) > max(min(_UNINDEXED, self._indexed_from), _UNINDEXED_SHARE * rows)
+
+    def _scanned(self, name: TableName) -> dict[str, int]:
+        """How many rows the index of each column that has one does not know yet."""
+        indexes = self._read(name, lambda t: t.list_indices())
+        return {column: i.num_unindexed_rows for i in indexes for column in i.columns}
+
     def _tidy(self, name: TableName) -> None:
         try:
+            scanned, half = self._scanned(name), self.count(name) / 2
+            # Bringing one up to date keeps the parts that it was divided into when there were fewer rows.
+            self.index(name, only={c for c in self._wanted(name) if scanned.get(c, half) >= half})
             self._compact(name, _KEEP)
         except RuntimeError as error:  # what was asked for is written and safe; the next write tries this again
             _log.warning("Could not compact %s: %s", name, _first_line(str(error)))

@@ -96,8 +96,9 @@ class Vectorizer:
 
     def of_task(self, embedder: Embedder, task: str) -> Vectors:
         """The vectors of a task that is looked up."""
-        known = self._of_phrases(embedder, keys.phrases(task) or (task,))
-        return Vectors(vector=embedder.embed([task])[0].tolist(), phrases=_mean(list(known.values())))
+        phrases = keys.phrases(task) or (task,)
+        known = self._of_phrases(embedder, (task, *phrases))  # together: each weight is read once
+        return Vectors(vector=known[task].tolist(), phrases=_mean([known[p] for p in phrases]))
 
     def _of_phrases(self, embedder: Embedder, phrases: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The vectors of these phrases; those that are not remembered are embedded together."""

@@ -1,0 +1,214 @@
+"""What it costs to remember: acknowledgement, import, growth with the number of commits, memory and disk.
+
+``python benchmarks/record.py`` (Linux; needs ../shared/data or TEST_DATA). Real ALFWorld tasks with the games' own
+walkthroughs go through the real server. A record is on the disk, synced, when it is answered; beside each stands one
+bare LanceDB commit of one row, which LanceDB does not sync, in turns, so that a busy moment of the machine hits both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import pyarrow as pa
+from common import (
+    Wire,
+    command_line,
+    cpu_seconds,
+    disk_bytes,
+    median,
+    percentiles,
+    print_table,
+    resident_bytes,
+    write_results,
+)
+from population import SEED, Task, tasks
+
+from memp_mcp import keys
+from memp_mcp.archive import import_files
+from memp_mcp.embedder import load
+from memp_mcp.memory import Memory
+from memp_mcp.models import Trajectory
+from memp_mcp.settings import DEFAULT_EMBEDDER, Settings
+from memp_mcp.tables import SCHEMAS, trajectory_row
+
+MEGABYTE = 1_000_000
+LIMIT = 350 * MEGABYTE
+"""Of resident memory, after 1,000 calls."""
+
+Row = dict[str, Any]
+
+
+def told(task: Task) -> Row:
+    """The arguments of a record_trajectory call."""
+    steps = [{"action": action, "observation": "You did it."} for action in task.walkthrough]
+    return {"task": task.text, "steps": steps, "outcome": "success", "reward": 1.0}
+
+
+def acknowledgement(episodes: Sequence[Task]) -> Row:
+    """One record beside one bare commit of the same row, in turns."""
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as beside:
+        table = lancedb.connect(beside).create_table("bare", schema=SCHEMAS["trajectories"])
+        with ready(home) as server:
+            records, cpu, bare = [], [], []
+            for task in episodes:
+                before = cpu_seconds(server.pid)
+                records.append(_milliseconds(partial(server.call, "record_trajectory", **told(task))))
+                cpu.append(1000 * (cpu_seconds(server.pid) - before))
+                row = pa.Table.from_pylist([trajectory_row(_trajectory(task))], schema=SCHEMAS["trajectories"])
+                bare.append(_milliseconds(partial(table.add, row)))
+                if len(bare) % 32 == 0:  # as often as the store compacts
+                    table.optimize()
+    return {
+        "record / bare commit": median(records) / median(bare),
+        "CPU of record / bare commit": median(cpu) / median(bare),
+        "records": len(records),
+        **{f"record ms {p}": ms for p, ms in percentiles(records).items()},
+        "bare commit ms p50": median(bare),
+    }
+
+
+def importing(episodes: Sequence[Task]) -> Row:
+    """An import of trajectories beside the embedder on the same texts, in CPU seconds of this process."""
+    embedder = load(DEFAULT_EMBEDDER)
+    texts = [t.text for t in episodes]
+    texts += list(dict.fromkeys(p for t in episodes for p in keys.phrases(t.text)))
+    embedding = _cpu(lambda: embedder.embed(texts))
+    with tempfile.TemporaryDirectory() as home:
+        file = Path(home) / "episodes.jsonl"
+        file.write_text("".join(json.dumps(told(t)) + "\n" for t in episodes), encoding="utf-8")
+        memory = Memory.open(Settings(home=Path(home) / "memory"))
+        memory.vectorizer.background.ready(120)
+        began = time.perf_counter()
+        spent = _cpu(lambda: import_files(memory, [file]))
+        seconds = time.perf_counter() - began
+    return {
+        "import / embedding (CPU)": spent / embedding,
+        "trajectories": len(episodes),
+        "trajectories per CPU second": len(episodes) / spent,
+        "trajectories per second": len(episodes) / seconds,
+        "texts embedded per CPU second": len(texts) / embedding,
+    }
+
+
+def growth(commits: int) -> list[Row]:
+    """One record after the other: time, disk and resident memory on the way."""
+    marks = sorted({m for m in (100, 200, 500, 1_000, 2_000, 5_000, 10_000) if m <= commits} | {commits})
+    with tempfile.TemporaryDirectory() as home, ready(home) as server:
+        rows = [_state(0, [], home, server)]
+        for done, ms in enumerate(_recorded(server, tasks(commits)), 1):
+            rows[-1]["_"].append(ms)
+            if done in marks:
+                rows.append(_state(done, rows[-1].pop("_"), home, server))
+    rows[-1].pop("_")
+    return rows
+
+
+def _recorded(server: Wire, episodes: Sequence[Task]) -> Iterator[float]:
+    for task in episodes:
+        yield _milliseconds(partial(server.call, "record_trajectory", **told(task)))
+
+
+def _state(done: int, spent: Sequence[float], home: str, server: Wire) -> Row:
+    memory = resident_bytes(server.pid)
+    return {
+        "commits": done,
+        "ms p50 since the last row": median(spent) if spent else None,
+        "ms p95": percentiles(spent)["p95"] if spent else None,
+        "MB on disk": disk_bytes(Path(home)) / MEGABYTE,
+        "MB resident": memory["resident"] / MEGABYTE,
+        "of it not of files": memory["anonymous"] / MEGABYTE,
+        "_": [],
+    }
+
+
+def memory_after(calls: int) -> Row:
+    """Resident memory when idle and after that many calls, a recall and a record in turns."""
+    with tempfile.TemporaryDirectory() as home, ready(home) as server:
+        idle = resident_bytes(server.pid)
+        for task in tasks(calls // 2):
+            recall = server.call("recall_procedure", task=task.text)
+            server.call("record_trajectory", **told(task), recall_id=recall["recall_id"])
+        after = resident_bytes(server.pid)
+    return {
+        "within 350 MB": after["resident"] <= LIMIT,
+        "calls": calls,
+        "MB idle": idle["resident"] / MEGABYTE,
+        "MB after": after["resident"] / MEGABYTE,
+        "idle, not of files": idle["anonymous"] / MEGABYTE,
+        "after, not of files": after["anonymous"] / MEGABYTE,
+    }
+
+
+def disk(procedures: int) -> Row:
+    """Disk for that many trajectories with the procedures made of them, imported and then compacted."""
+    with tempfile.TemporaryDirectory() as home:
+        memory = Memory.open(Settings(home=Path(home)))
+        memory.vectorizer.background.ready(120)
+        memory.record_all([_trajectory(t) for t in tasks(procedures)], update_policy="vanilla")
+        written = disk_bytes(Path(home))
+        memory.store.compact()
+        compacted, rows = disk_bytes(Path(home)), memory.store.size().rows
+    return {
+        "MB per 1,000 procedures, compacted": compacted / rows["procedures"] / 1000,
+        "MB per 1,000 procedures, as written": written / rows["procedures"] / 1000,
+        **rows,
+    }
+
+
+def _trajectory(task: Task) -> Trajectory:
+    return Trajectory.model_validate({**told(task), "reward": None})
+
+
+def ready(home: str) -> Wire:
+    """A server whose embedder is there."""
+    server = Wire(MEMP_HOME=home).open()
+    while server.call("recall_procedure", task="anything at all")["found"] != "hybrid":
+        time.sleep(0.1)
+    return server
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    work()
+    return 1000 * (time.perf_counter() - began)
+
+
+def _cpu(work: Callable[[], object]) -> float:
+    began = time.process_time()
+    work()
+    return time.process_time() - began
+
+
+def main() -> None:
+    """Measure, print the tables, and keep them if asked to."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--records", type=int, default=200, help="acknowledged one by one (default: %(default)s)")
+    parser.add_argument("--episodes", type=int, default=1_000, help="imported (default: %(default)s)")
+    parser.add_argument("--commits", type=int, default=1_000, help="of the growth (default: %(default)s)")
+    parser.add_argument("--calls", type=int, default=1_000, help="before memory is read (default: %(default)s)")
+    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
+    given = parser.parse_args()
+    results: dict[str, Any] = {
+        "acknowledgement": acknowledgement(tasks(given.records)),
+        "import": importing(tasks(given.episodes)),
+        "disk": disk(given.episodes),
+        "memory": memory_after(given.calls),
+        "growth": growth(given.commits),
+    }
+    for name, rows in results.items():
+        print(f"### {name}\n")
+        print_table(rows if isinstance(rows, list) else [rows])
+    if given.out:
+        write_results(given.out, command_line(), SEED, results)
+
+
+if __name__ == "__main__":
+    main()
