@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from memp_mcp import keys
+from memp_mcp import keys, state
 from memp_mcp.models import Counts, Procedure, RetrievePolicy, Value
 
 CANDIDATES = 64
@@ -92,7 +92,7 @@ def rank(
     if policy == "random":
         return [_match(c, 0.0, counts, "random") for c in candidates[:limit]]
     relevant = [c for c in candidates if is_relevant(c, task=task, error=error, floor=floor)]
-    scores = _scores(relevant, policy, task=task, with_errors=bool(error))
+    scores = _scores(relevant, policy, task=task, error=error)
     for index, candidate in enumerate(relevant):
         if policy == "hybrid":
             scores[index] += UTILITY_WEIGHT * (counts.get(candidate.procedure.id, Counts()).utility - 0.5)
@@ -114,12 +114,12 @@ def is_relevant(candidate: Candidate, *, task: str, error: str, floor: float | N
 
 def _has_met(procedure: Procedure, error: str) -> bool:
     """Whether a pitfall speaks of this error: most words of one are in the other, however long either is."""
-    if keys.coverage(error, procedure.searched_errors) >= COVERED:
+    if keys.coverage(error, "\n".join(procedure.pitfall_lines)) >= COVERED:
         return True
     return any(keys.coverage(p.error, error) >= COVERED for p in procedure.pitfalls)
 
 
-def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, task: str, with_errors: bool) -> list[float]:
+def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, task: str, error: str) -> list[float]:
     by_view: dict[str, Callable[[Candidate], float | None]] = {
         "dense": lambda c: c.dense,
         "words": lambda c: c.words,
@@ -131,10 +131,20 @@ def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, task: st
     for view, weight in weights.items():
         for i, value in enumerate(scaled([by_view[view](c) for c in candidates])):
             totals[i] += weight * value
-    if with_errors:
-        for i, value in enumerate(scaled([c.errors for c in candidates])):
+    if error:
+        for i, value in enumerate(error_scores(candidates, error)):
             totals[i] += ERROR_WEIGHT * value
     return totals
+
+
+def error_scores(candidates: Sequence[Candidate], error: str) -> list[float]:
+    """How far each has met the error, in [0, 1]; where a state is remembered, how well it fits the observed one."""
+    met = scaled([c.errors for c in candidates])
+    known = [state.Known(c.procedure.observed, c.procedure.preconditions) for c in candidates]
+    fits = state.fits(error, known)
+    if not any(fits):
+        return met
+    return [m if f is None else f for m, f in zip(met, scaled(fits), strict=True)]
 
 
 def trust_in_words(candidates: Sequence[Candidate], task: str) -> float:
