@@ -86,7 +86,8 @@ def build(
 
     """
     steps = without_recalled(trajectory.steps, recalled)
-    kept = [steps[i] for i in evidence.essential_steps(steps)]
+    worked = state.without_last_looks(steps)
+    kept = [worked[i] for i in evidence.essential_steps(worked)]
     slots = find_slots(trajectory.task, kept)
     procedure = _skeleton(trajectory, policy, kept or list(steps), slots, all_steps=steps)
     if policy == "trajectory" or not (kept or trajectory.script):

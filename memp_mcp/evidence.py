@@ -316,7 +316,7 @@ def observes(action: str) -> bool:
     tool, _ = _call(action)
     if not tool or _SHELL.fullmatch(tool):
         return _LOOK_AROUND.fullmatch(action.strip().lower()) is not None
-    words = _words(tool)
+    words = _words(tool.rsplit("__", 1)[-1])
     return len(words) > 1 and (_OBSERVING.fullmatch(words[0]) is not None or (words[0] == "run" and words[-1] in {"test", "diagnosis", "diagnostics", "check"}))
 
 
@@ -342,6 +342,8 @@ def _explores(action: str) -> bool:
     tool, rest = _call(action)
     if tool and not _SHELL.fullmatch(tool):
         words = _words(tool)
+        if observes(action):
+            return True
         return _LOOKING.fullmatch(tool.lower()) is not None or (len(words) > 1 and bool(_ASKING.fullmatch(words[0])))
     if _CHANGES.search(rest) or re.search(r"\b(?:and|then)\b", rest):  # prose may look first and act then
         return False

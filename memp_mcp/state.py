@@ -17,7 +17,7 @@ from typing import NamedTuple
 from memp_mcp import evidence, keys
 from memp_mcp.models import Step
 
-MAX_LINES = 80
+MAX_LINES = 120
 MAX_LINE = 160
 _SETTING = re.compile(r"(.{2,80}?)(?::\s+|\s+is\s+)(.+)")
 _ABOUT = 0.5
@@ -84,7 +84,8 @@ def conditions(steps: Sequence[Step]) -> Conditions:
             changes.append(i)
     if not changes:
         return Conditions()
-    first = [line for seen in looks.values() for i, shown in seen if i < changes[0] for line in shown]
+    before = (shown for seen in looks.values() for i, shown in seen if i < changes[0])
+    first = [line for shown in sorted(before, key=len) for line in shown]  # a long record would crowd out the rest
     twice = {look: seen for look, seen in looks.items() if seen[0][0] < changes[0] < seen[-1][0]}
     symptoms = {line: look for look, seen in twice.items() for line in seen[0][1] if line not in seen[-1][1]}
     return Conditions(
@@ -92,6 +93,12 @@ def conditions(steps: Sequence[Step]) -> Conditions:
         symptoms=tuple(symptoms.items())[:MAX_LINES],
         check=_check(twice),
     )
+
+
+def without_last_looks(steps: Sequence[Step]) -> tuple[Step, ...]:
+    """The steps up to the last change, where the looks after it have shown what the run has changed."""
+    last = max((i for i, s in enumerate(steps) if not evidence.observes(s.action)), default=len(steps) - 1)
+    return tuple(steps[: last + 1] if conditions(steps).symptoms else steps)
 
 
 def _check(twice: dict[str, list[tuple[int, tuple[str, ...]]]]) -> str:
@@ -119,15 +126,15 @@ def whens(texts: Sequence[str], steps: Sequence[Step], symptoms: Sequence[tuple[
 
 
 def _told(text: str, steps: Sequence[Step]) -> set[str]:
-    """The words of a script's line and of the first line of what its action answered."""
+    """The words of a script's line and of the beginning of what its action answered; a whole record is about anything."""
     answer = next((s.observation for s in reversed(steps) if s.action == text), "")
-    return {*keys.content_words(text), *keys.content_words(answer.strip().partition("\n")[0])}
+    return {*keys.content_words(text), *keys.content_words(answer.strip().partition("\n")[0][:MAX_LINE])}
 
 
 def _owners(line: str, told: Sequence[set[str]]) -> list[int]:
     setting = _SETTING.fullmatch(line)
-    words = set(keys.content_words(line))
-    name = (set(keys.content_words(setting[1] if setting else line)) - _VALUES) or words
+    words = set(keys.content_words(setting[1] if setting else line))
+    name = (words - _VALUES) or words
     scores = [(len(name & t) / len(name) if name else 0.0, len(words & t)) for t in told]
     best = max(scores, default=(0.0, 0))
     return [i for i, s in enumerate(scores) if s == best] if best[0] >= _ABOUT else []

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import functools
 import json
-import random
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
@@ -26,6 +25,7 @@ DIAGNOSES = 24
 """Most calls that the diagnosis may take; it takes some twenty."""
 _WRONG = re.compile(r"\b(?:off|no|not|none|missing|false|disabled|overdue|suspended)\b", re.IGNORECASE)
 _ON = re.compile(r"\b(?:on|yes|true|enabled|connected)\b", re.IGNORECASE)
+_REFUSED = re.compile(r"Error|Failed|Cannot|No |You do not|.{0,40}\balready\b")
 _HARMFUL = re.compile(r"\b(?:disconnects|reduces|limits|stops)\b")
 _OPPOSITES = {"enable": "disable", "disable": "enable", "connect": "disconnect", "disconnect": "connect"}
 _GRADES = ("failed", "Very Poor", "(Poor", "(Fair", "(Good", "(Excellent")
@@ -47,6 +47,22 @@ class Call(NamedTuple):
         return f"{self.tool}({json.dumps(dict(self.arguments)) if self.arguments else ''})"
 
 
+Recalled = Sequence[tuple[Call, tuple[str, ...]]]
+"""A remembered run as the agent reads it: calls, each with the lines that call for it, if that is known."""
+
+
+def parsed(action: str) -> Call | None:
+    """The call that an action's text stands for; None if it is none."""
+    found = re.match(r"(\w+)\((.*)\)", action, re.DOTALL)
+    if found is None:
+        return None
+    try:
+        arguments = json.loads(found[2] or "{}")
+    except ValueError:
+        return None
+    return Call(found[1], tuple(_frozen(a) for a in arguments.items()))
+
+
 class Goal(NamedTuple):
     """The check that a ticket names: which tool, and what its answer has to say."""
 
@@ -66,18 +82,17 @@ def goal_of(ticket: str) -> Goal:
 class Agent:
     """The agent at work on one ticket, with a budget of calls."""
 
-    def __init__(self, world: World, *, budget: int, seed: int) -> None:
+    def __init__(self, world: World, *, budget: int) -> None:
         self.world = world
         self.budget = budget
         self.steps: list[dict[str, Any]] = []
         self.calls = 0
         self.seen: dict[Call, str] = {}
         self.kept: list[Call] = []
-        self.tried: set[Call] = set()
+        self.given_up: set[Call] = set()
         self.goal = goal_of(world.ticket)
         self.solved = False
         self.handed_over = False
-        self._random = random.Random(seed)
 
     # -- calls -----------------------------------------------------------------------------------------------
 
@@ -94,12 +109,10 @@ class Agent:
 
     def _do(self, call: Call) -> bool:
         answer = self.world.call(call.tool, dict(call.arguments))
-        failed = answer.failed or answer.text.startswith(("Error", "Failed", "Cannot"))
+        failed = answer.failed or (not self.world.tools[call.tool].reads and bool(_REFUSED.match(answer.text)))
         self.steps.append({"action": str(call), "observation": answer.text, "failed": failed})
         if self.world.tools[call.tool].reads:
             self.seen[call] = answer.text
-        else:
-            self.tried.add(call)
         if not failed:
             self._last = answer.text
         return not failed
@@ -196,6 +209,37 @@ class Agent:
             return list(dict.fromkeys(bill for bill, status in bills if status == "Overdue"))
         return list(dict.fromkeys(i for text in texts for i in re.findall(rf'"{name}": "(\w+)"', text)))[:1]
 
+    def inspect(self) -> None:
+        """Look at everything again after the work is done, whatever the budget: what has changed, and by what?"""
+        for call in list(self.seen):
+            self._do(call)
+
+    # -- following what was recalled -------------------------------------------------------------------------
+
+    def follow(self, recalled: Sequence[Recalled]) -> None:
+        """Do what was recalled, the best first, as far as it applies here; check after each procedure.
+
+        A step applies if a line that calls for it is seen here; where no step of a procedure names such lines, all do.
+        The agent hands over only if the best match did, and only after the rest.
+        """
+        for procedure in recalled:
+            calls = [c for c in self._applying(procedure) if c not in self.kept and c.tool != HAND_OVER]
+            for call in calls:
+                if self.call(call):
+                    self.kept.append(call)
+            if calls and self.check():
+                return
+        if recalled and any(call.tool == HAND_OVER for call, _ in recalled[0]):
+            self.hand_over()
+
+    def _applying(self, procedure: Recalled) -> list[Call]:
+        here = _plain(self.state())
+        blind = not any(when for _, when in procedure)
+        return [c for c, when in procedure if self._repairs_by(c) and (blind or any(_plain(w) in here for w in when))]
+
+    def _repairs_by(self, call: Call) -> bool:
+        return call.tool in self.world.tools and not self.world.tools[call.tool].reads
+
     # -- repairs ---------------------------------------------------------------------------------------------
 
     def explore(self) -> None:
@@ -215,7 +259,7 @@ class Agent:
 
     def _open(self) -> Iterator[Call]:
         """Repairs not yet made in this round, looked up anew each time, as answers show new values."""
-        done = set(self.kept)
+        done = {*self.kept, *self.given_up}
         while left := [c for c in self._repairs() if c not in done]:
             done.add(left[0])
             yield left[0]
@@ -278,6 +322,8 @@ class Agent:
         if inverse not in self.world.tools:
             return False
         self.call(Call(inverse, call.arguments))
+        if inverse != call.tool:
+            self.given_up.add(Call(inverse, call.arguments))
         return True
 
 
@@ -311,6 +357,10 @@ class _Empty(dict[str, Any]):
 
     def __hash__(self) -> int:  # type: ignore[override] # it is never filled
         return 0
+
+
+def _plain(text: str) -> str:
+    return " ".join(["", *re.findall(r"[^\W_]+", text.lower()), ""])
 
 
 def _quoted(text: str) -> list[str]:
