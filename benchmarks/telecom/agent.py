@@ -30,6 +30,7 @@ _HARMFUL = re.compile(r"\b(?:disconnects|reduces|limits|stops)\b")
 _OPPOSITES = {"enable": "disable", "disable": "enable", "connect": "disconnect", "disconnect": "connect"}
 _GRADES = ("failed", "Very Poor", "(Poor", "(Fair", "(Good", "(Excellent")
 _COMMON = set("a an the of or and to for your you phone s on off is are it this that in mode status set toggles".split())
+_COMMON |= {word[:6] for word in _COMMON}
 
 
 class OutOfCalls(Exception):
@@ -253,6 +254,7 @@ class Agent:
         if self.kept and self.check():
             return
         for _ in range(2):
+            self.given_up.clear()
             for call in self._open():
                 if call not in self.kept and self._helped(call):
                     return
@@ -277,7 +279,7 @@ class Agent:
 
         Wrong is off, no, missing and the like; for a tool that disconnects or reduces something, wrong is on.
         """
-        return any(self._owner(line) == call.tool and self._reads_wrong(line, call) for line in self._lines())
+        return any(call.tool in self._owners(line) and self._reads_wrong(line, call) for line in self._lines())
 
     def _reads_wrong(self, line: str, call: Call) -> bool:
         harmful = call.tool.startswith("toggle") and _HARMFUL.search(self.world.tools[call.tool].description)
@@ -287,12 +289,12 @@ class Agent:
         return [line for text in self.seen.values() for line in re.split(r"\n|, (?=\")| \| ", text)]
 
     @functools.cache  # noqa: B019 - an agent lives for one ticket
-    def _owner(self, line: str) -> str:
-        """The tool that a line is about: the one whose name and first sentence have most words in common with it."""
+    def _owners(self, line: str) -> frozenset[str]:
+        """The tools that a line is about: whose name and first sentence have most words in common with it."""
         words = set(_words(line))
         shared = {t.name: len(words & _told(t)) for t in self.world.tools.values() if not t.reads}
-        best = max(shared, key=lambda name: shared[name])
-        return best if shared[best] >= 2 else ""
+        most = max(2, *shared.values())
+        return frozenset(name for name, n in shared.items() if n == most)
 
     def _helped(self, call: Call) -> bool:
         """Make one repair and check; what took the signal away or changed nothing is undone."""
@@ -328,7 +330,8 @@ class Agent:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"[a-z0-9]+", text.lower().replace("wi-fi", "wifi").replace("_", " "))
+    """The words of a text, cut to six letters so that *enabled* meets *enables*."""
+    return [w[:6] for w in re.findall(r"[a-z0-9]+", text.lower().replace("wi-fi", "wifi").replace("_", " "))]
 
 
 def _told(tool: Tool) -> set[str]:

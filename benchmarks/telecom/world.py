@@ -7,6 +7,7 @@ an empty module stands in for it. An agent sees the ticket, the tools' schemas a
 
 from __future__ import annotations
 
+import copy
 import functools
 import json
 import os
@@ -57,17 +58,16 @@ class World:
 
     def __init__(self, task: Task) -> None:
         self._task = task
-        self._environment = _fresh_environment()
+        self._environment = copy.deepcopy(_unused_environment())
         state = task.initial_state
         self._environment.set_state(state.initialization_data, state.initialization_actions, [])
         self._calls: list[ToolCall] = []
         self.ticket: str = task.ticket
 
-    @functools.cached_property
+    @property
     def tools(self) -> dict[str, Tool]:
         """The tools that an agent may call, by name."""
-        kits = (self._environment.tools, self._environment.user_tools)
-        return {name: _tool(kit, name, tool) for kit in kits for name, tool in kit.get_tools().items()}
+        return _tools()
 
     def call(self, name: str, arguments: dict[str, Any]) -> Answer:
         """Call a tool."""
@@ -107,8 +107,15 @@ def _tasks() -> dict[str, Task]:
     return {task.id: task for task in environment.get_tasks(None)}
 
 
-def _fresh_environment() -> environment.TelecomEnvironment:
+@functools.cache
+def _unused_environment() -> environment.TelecomEnvironment:
     return environment.get_environment(solo_mode=True)
+
+
+@functools.cache
+def _tools() -> dict[str, Tool]:
+    kits = (_unused_environment().tools, _unused_environment().user_tools)
+    return {name: _tool(kit, name, tool) for kit in kits for name, tool in kit.get_tools().items()}
 
 
 def _tool(kit: Any, name: str, tool: Any) -> Tool:
