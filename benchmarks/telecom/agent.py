@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -210,10 +211,20 @@ class Agent:
             return list(dict.fromkeys(bill for bill, status in bills if status == "Overdue"))
         return list(dict.fromkeys(i for text in texts for i in re.findall(rf'"{name}": "(\w+)"', text)))[:1]
 
-    def inspect(self) -> None:
-        """Look at everything again after the work is done, whatever the budget: what has changed, and by what?"""
+    def review(self) -> None:
+        """After the work is done, whatever the budget: what was needed, and what has it changed?
+
+        Each switch is switched back and left so where the check still holds without it; then all is looked at again.
+        """
+        self.budget = sys.maxsize
+        for call in [c for c in self.kept if c.tool.startswith("toggle") and self.solved]:
+            if self.call(call) and self.check():
+                self.kept.remove(call)
+            else:
+                self.call(call)
+                self.check()
         for call in list(self.seen):
-            self._do(call)
+            self.call(call)
 
     # -- following what was recalled -------------------------------------------------------------------------
 

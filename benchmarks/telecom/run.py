@@ -54,6 +54,7 @@ class Run(NamedTuple):
     script: list[str]
     solved: bool
     calls: int
+    calls_with_review: int
 
 
 class Row(NamedTuple):
@@ -77,8 +78,8 @@ def earn(task_id: str) -> Run:
     agent = Agent(place, budget=TRAINING_BUDGET)
     _work(agent)
     calls, solved = agent.calls, place.verdict()
-    agent.inspect()
-    return Run(task_id, place.ticket, agent.steps, [str(c) for c in agent.kept], solved, calls)
+    agent.review()
+    return Run(task_id, place.ticket, agent.steps, [str(c) for c in agent.kept], solved, calls, agent.calls)
 
 
 def _work(agent: Agent) -> None:
@@ -367,7 +368,10 @@ def comparisons(arms: Arms) -> dict[str, dict[str, Any]]:
 
 def show(training: dict[str, Any], arms: Arms, tests: dict[str, dict[str, Any]]) -> None:
     """Print the tables."""
-    print(f"Training: {training['solved']} of {training['tickets']} tickets solved, {training['calls']} calls each.\n")
+    print(
+        f"Training: {training['solved']} of {training['tickets']} tickets solved, {training['calls']} calls each, "
+        f"{training['calls_with_review']} with the review afterwards.\n"
+    )
     print("| arm | solved | calls a ticket |\n|---|---|---|")
     for name, row in summary(arms).items():
         print(f"| {name} | {row['solved']:g} of {row['of']} | {row['calls']:.1f} |")
@@ -384,6 +388,7 @@ async def measure(options: argparse.Namespace) -> None:
         "tickets": len(runs),
         "solved": sum(run.solved for run in runs),
         "calls": round(statistics.fmean(run.calls for run in runs), 1),
+        "calls_with_review": round(statistics.fmean(run.calls_with_review for run in runs), 1),
         "budget": TRAINING_BUDGET,
     }
     if options.dev:
