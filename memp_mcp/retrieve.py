@@ -99,6 +99,8 @@ def rank(
         if project and candidate.procedure.project == project:
             scores[index] += 1e-3
     order = sorted(range(len(relevant)), key=lambda i: (-scores[i], relevant[i].procedure.id))
+    if error:
+        order = [order[i] for i in state.in_turn(error, _known([relevant[i] for i in order]), [scores[i] for i in order])]
     return [_match(relevant[i], scores[i], counts, _why(relevant[i])) for i in order[:limit]]
 
 
@@ -140,11 +142,14 @@ def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, task: st
 def error_scores(candidates: Sequence[Candidate], error: str) -> list[float]:
     """How far each has met the error, in [0, 1]; where a state is remembered, how well it fits the observed one."""
     met = scaled([c.errors for c in candidates])
-    known = [state.Known(c.procedure.observed, c.procedure.preconditions) for c in candidates]
-    fits = state.fits(error, known)
+    fits = state.fits(error, _known(candidates))
     if not any(fits):
         return met
     return [m if f is None else f for m, f in zip(met, scaled(fits), strict=True)]
+
+
+def _known(candidates: Sequence[Candidate]) -> list[state.Known]:
+    return [state.Known(c.procedure.observed, c.procedure.preconditions) for c in candidates]
 
 
 def trust_in_words(candidates: Sequence[Candidate], task: str) -> float:

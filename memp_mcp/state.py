@@ -167,6 +167,27 @@ def fits(now: str, known: Sequence[Known]) -> list[float | None]:
     ]
 
 
+def in_turn(now: str, known: Sequence[Known], scores: Sequence[float]) -> list[int]:
+    """The order in which to name them: each next one by its score and by what it adds.
+
+    What it adds is the share of the present symptoms that it knows and those before it do not; *scores* are in [0, 1]
+    or a little above. So a few procedures together cover a state that none of them has met as a whole.
+    """
+    present = set(map(str.casefold, lines(now)))
+    seen = Counter(x for k in known for x in {x.casefold() for x in (*k.observed, *k.symptoms)})
+    met = [{x for s in k.symptoms if (x := s.casefold()) in present} for k in known]
+    worth = {x: math.log((1 + len(known)) / seen[x]) for m in met for x in m}
+    total = sum(worth.values()) or 1.0
+    order: list[int] = []
+    left = list(range(len(known)))
+    while left:
+        best = max(left, key=lambda i: scores[i] + sum(worth[x] for x in met[i]) / total)
+        left.remove(best)
+        order.append(best)
+        worth |= dict.fromkeys(met[best], 0.0)
+    return order
+
+
 def _cosine(one: set[str], other: set[str], weight: dict[str, float]) -> float:
     """Cosine of two sets of weighted lines; a line that no remembered state has says nothing about any of them."""
     shared, left, right = (sum(weight.get(x, 0.0) ** 2 for x in s) for s in (one & other, one, other))

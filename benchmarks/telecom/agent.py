@@ -214,15 +214,16 @@ class Agent:
     def review(self) -> None:
         """After the work is done, whatever the budget: what was needed, and what has it changed?
 
-        Each switch is switched back and left so where the check still holds without it; then all is looked at again.
+        What can be undone is undone, and left so where the check still holds without it; then all is looked at again.
         """
         self.budget = sys.maxsize
-        for call in [c for c in self.kept if c.tool.startswith("toggle") and self.solved]:
-            if self.call(call) and self.check():
+        for call in list(self.kept) if self.solved else ():
+            if not self._undone(call):
+                continue
+            if self.check():
                 self.kept.remove(call)
             else:
                 self.call(call)
-                self.check()
         for call in list(self.seen):
             self.call(call)
 
@@ -245,7 +246,7 @@ class Agent:
             self.hand_over()
 
     def _applying(self, procedure: Recalled) -> list[Call]:
-        here = _plain(self.state())
+        here = {_plain(line) for line in self._lines()}
         blind = not any(when for _, when in procedure)
         return [c for c, when in procedure if self._repairs_by(c) and (blind or any(_plain(w) in here for w in when))]
 
@@ -297,7 +298,7 @@ class Agent:
         return bool(_ON.search(line) if harmful else _WRONG.search(line)) and not call.tool.startswith("disable")
 
     def _lines(self) -> list[str]:
-        return [line for text in self.seen.values() for line in re.split(r"\n|, (?=\")| \| ", text)]
+        return [line for text in self.seen.values() for line in _split(text)]
 
     @functools.cache  # noqa: B019 - an agent lives for one ticket
     def _owners(self, line: str) -> frozenset[str]:
@@ -338,6 +339,11 @@ class Agent:
         if inverse != call.tool:
             self.given_up.add(Call(inverse, call.arguments))
         return True
+
+
+def _split(text: str) -> list[str]:
+    """The statements of an answer: lines, the cells of a bar, the values of a record."""
+    return [part for part in re.split(r"\n|, (?=\")| \| |[{}\[\]]+", text) if part.strip()]
 
 
 def _words(text: str) -> list[str]:
