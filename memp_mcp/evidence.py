@@ -317,7 +317,10 @@ def observes(action: str) -> bool:
     if not tool or _SHELL.fullmatch(tool):
         return _LOOK_AROUND.fullmatch(action.strip().lower()) is not None
     words = _words(tool.rsplit("__", 1)[-1])
-    return len(words) > 1 and (_OBSERVING.fullmatch(words[0]) is not None or (words[0] == "run" and words[-1] in {"test", "diagnosis", "diagnostics", "check"}))
+    return len(words) > 1 and (
+        _OBSERVING.fullmatch(words[0]) is not None
+        or (words[0] == "run" and words[-1] in {"test", "diagnosis", "diagnostics", "check"})
+    )
 
 
 def edits(action: str) -> bool:

@@ -22,6 +22,8 @@ TRUST_IN_WORDS = 3
 """Power of the share of the task's words that the best procedures contain: full text of which the best list covers half
 is worth an eighth. A template covers all of them and words decide; free wording covers few and vectors do."""
 LOOKED_AT = 5
+ALIKE = 1e-6
+"""Values of a view that differ by less are the same: rounding must not decide between equal texts."""
 ERROR_WEIGHT = 1.2
 """More than the most that a task alone can score: whoever is stuck on an error asks about the error."""
 UTILITY_WEIGHT = 0.2
@@ -100,7 +102,9 @@ def rank(
             scores[index] += 1e-3
     order = sorted(range(len(relevant)), key=lambda i: (-scores[i], relevant[i].procedure.id))
     if error:
-        order = [order[i] for i in state.in_turn(error, _known([relevant[i] for i in order]), [scores[i] for i in order])]
+        order = [
+            order[i] for i in state.in_turn(error, _known([relevant[i] for i in order]), [scores[i] for i in order])
+        ]
     return [_match(relevant[i], scores[i], counts, _why(relevant[i])) for i in order[:limit]]
 
 
@@ -170,7 +174,7 @@ def scaled(values: Sequence[float | None]) -> list[float]:
     if not present:
         return [0.0] * len(values)
     low, high = min(present), max(present)
-    if high == low:
+    if high - low < ALIKE:
         return [0.0 if v is None else 1.0 for v in values]
     return [0.0 if v is None else (v - low) / (high - low) for v in values]
 

