@@ -19,6 +19,8 @@ from memp_mcp.models import Step
 
 MAX_LINES = 120
 MAX_LINE = 160
+ADDS = 5.0
+"""Weight of the symptoms that a procedure adds to those named before it; chosen on train tickets of τ²-bench."""
 _SETTING = re.compile(r"(.{2,80}?)(?::\s+|\s+is\s+)(.+)")
 _ABOUT = 0.5
 """Share of a line's words that an action has to name for the line to be about it."""
@@ -174,18 +176,18 @@ def fits(now: str, known: Sequence[Known]) -> list[float | None]:
 def in_turn(now: str, known: Sequence[Known], scores: Sequence[float]) -> list[int]:
     """The order in which to name them: each next one by its score and by what it adds.
 
-    What it adds is the share of the present state that are symptoms to it and not to those before it; *scores* are
-    about 1 apart. So a few procedures together cover a state that none of them has met as a whole.
+    What it adds is the share of the present symptoms that it knows and those before it do not; *scores* are about 1
+    apart. So a few procedures together cover a state that none of them has met as a whole.
     """
     present = set(map(str.casefold, lines(now)))
     seen = Counter(x for k in known for x in {x.casefold() for x in (*k.observed, *k.symptoms)})
     met = [{x for s in k.symptoms if (x := s.casefold()) in present} for k in known]
-    worth = {x: math.log((1 + len(known)) / seen[x]) for x in present & seen.keys()}
-    total = sum(worth.values()) or 1.0
+    worth = {x: math.log((1 + len(known)) / seen[x]) for m in met for x in m}
+    total = 1.0 + sum(worth.values())
     order: list[int] = []
     left = list(range(len(known)))
     while left:
-        best = max(left, key=lambda i: scores[i] + sum(worth[x] for x in met[i]) / total)
+        best = max(left, key=lambda i: scores[i] + ADDS * sum(worth[x] for x in met[i]) / total)
         left.remove(best)
         order.append(best)
         worth |= dict.fromkeys(met[best], 0.0)

@@ -2,9 +2,9 @@
 
 It reads the ticket, runs the read-only tools once (diagnosis), follows what it was given, if anything, and explores
 with the calls that are left. What it may do comes from the tools' own schemas: arguments are ids, numbers and names
-that the ticket or an earlier answer contains. It stops on the check that the ticket names (a message can be sent, the speed is
-excellent, there is signal), and hands over to a human when there is nothing left to try. Every call counts, also those
-that verify; it never sees the task's hidden assertions.
+that the ticket or an earlier answer contains. It stops on the check that the ticket names (a message can be sent, the
+speed is excellent, there is signal), and hands over to a human when there is nothing left to try. Every call counts,
+also those that verify; it never sees the task's hidden assertions.
 
 Its common sense is small and the same in all arms: a setting that reads off, no, none, missing or overdue is suspicious
 (or on, where the tool's description says that it disconnects or reduces something); suspicious settings are changed

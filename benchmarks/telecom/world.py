@@ -136,4 +136,4 @@ def _resolved(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, 
     """A parameter's schema with its references written out, and of several alternatives the first."""
     while "$ref" in schema or "anyOf" in schema:
         schema = definitions[schema["$ref"].rsplit("/", 1)[-1]] if "$ref" in schema else schema["anyOf"][0]
-    return json.loads(json.dumps(schema)) | {}
+    return schema
