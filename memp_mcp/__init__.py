@@ -21,6 +21,7 @@ The house, in the order in which a request walks through it; imports run the sam
     build.py      Trajectory → Procedure (Build)
     retrieve.py   keys and ranking (Retrieve)
     transcripts/  one file a format: other programs' transcripts → Trajectory
+    state.py      the observed state: what a run's own looks show before and after, and how alike two states are
     evidence.py   what code alone can read off a trajectory: failed steps, transient faults, detours
     keys.py       what a text is looked up by: tokens, key phrases
     llm.py        LLM protocol; Anthropic; OpenAI-compatible (GPT, Qwen, a local server)

@@ -16,7 +16,7 @@ from memp_mcp.adjust import CORRECTION_FORM
 from memp_mcp.build import cut, first_line
 from memp_mcp.lookup import Known
 from memp_mcp.memory import Recall
-from memp_mcp.models import Change, Counts, Procedure, Reward, Step
+from memp_mcp.models import Change, Counts, Procedure, Reward, ScriptStep, Step
 from memp_mcp.record import Recorded
 from memp_mcp.reflect import Reflection
 
@@ -212,6 +212,11 @@ def _cleared(procedure: ProcedureAnswer, *fields: str) -> bool:
     return False
 
 
+def step_line(step: ScriptStep) -> str:
+    """A line of a script, with the observed lines that call for it."""
+    return f"{step.name}: {step.text}" + (f" [when {' / '.join(step.when)}]" if step.when else "")
+
+
 def procedure_answer(known: Known, *, detail: Detail, why: str = "") -> ProcedureAnswer:
     """One procedure with its reliability; with *full* also the steps of its shortest verified run."""
     procedure, counts = known
@@ -222,8 +227,8 @@ def procedure_answer(known: Known, *, detail: Detail, why: str = "") -> Procedur
         title=procedure.title,
         when=procedure.when_to_use if procedure.when_to_use != procedure.title else "",
         when_not=procedure.when_not_to_use,
-        before=list(procedure.preconditions),
-        script=[f"{s.name}: {s.text}" for s in procedure.script],
+        before=[p for p in procedure.preconditions if not any(p in s.when for s in procedure.script)],
+        script=[step_line(s) for s in procedure.script],
         slots={s.name: list(s.examples) for s in procedure.slots if _explains(procedure, s.name, s.examples)},
         pitfalls=[_pitfall_line(p.text, p.error, tentative=p.tentative) for p in procedure.pitfalls],
         check=procedure.check,

@@ -15,7 +15,7 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from memp_mcp import evidence, keys
+from memp_mcp import evidence, keys, state
 from memp_mcp.llm import LLM
 from memp_mcp.models import BuildPolicy, Line, Pitfall, Procedure, ScriptStep, Slot, Step, Text, Trajectory
 
@@ -25,6 +25,7 @@ MAX_EXEMPLAR_STEPS = 40
 MAX_OBSERVATION = 600
 MAX_TITLE = 100
 MAX_KEYWORD = 80
+MAX_PRECONDITIONS = 30
 MAX_SLOT_VALUE = 200
 
 PROMPT = """\
@@ -85,18 +86,25 @@ def build(
 
     """
     steps = without_recalled(trajectory.steps, recalled)
-    kept = [steps[i] for i in evidence.essential_steps(steps)]
+    worked = state.without_last_looks(steps)
+    kept = [worked[i] for i in evidence.essential_steps(worked)]
     slots = find_slots(trajectory.task, kept)
     procedure = _skeleton(trajectory, policy, kept or list(steps), slots, all_steps=steps)
     if policy == "trajectory" or not (kept or trajectory.script):
         return procedure
     if trajectory.script:
-        return procedure.model_copy(
-            update={"script": named(trajectory.script), "author": trajectory.client or "caller"}
-        )
-    if llm is not None:
+        script, author = named(trajectory.script), trajectory.client or "caller"
+    elif llm is not None:
         return _from_draft(procedure, llm.ask(prompt_for(trajectory, steps), Draft), llm.name)
-    return procedure.model_copy(update={"script": named(script_lines(kept, slots)), "author": "rules"})
+    else:
+        script, author = named(script_lines(kept, slots)), "rules"
+    return procedure.model_copy(update={"script": with_whens(script, steps), "author": author})
+
+
+def with_whens(script: tuple[ScriptStep, ...], steps: Sequence[Step]) -> tuple[ScriptStep, ...]:
+    """The script with the observed lines that each step was there to change, where the run shows them."""
+    whens = state.whens([s.text for s in script], steps, state.conditions(steps).symptoms)
+    return tuple(s.model_copy(update={"when": w}) if w else s for s, w in zip(script, whens, strict=True))
 
 
 def _skeleton(
@@ -110,13 +118,16 @@ def _skeleton(
     verified = trajectory.reward is not None and trajectory.reward.verified and trajectory.reward.succeeded
     exemplar = list(all_steps) if policy == "trajectory" else kept
     task = first_line(trajectory.task)
+    conditions = state.conditions(all_steps)
     return Procedure(
         title=task[:MAX_TITLE],
         when_to_use=with_slots(task, slots)[:600],
+        preconditions=tuple(line for line, _ in conditions.symptoms[:MAX_PRECONDITIONS]),
+        observed=conditions.observed,
         slots=slots,
         exemplar=() if policy == "script" else excerpt(exemplar),
         exemplar_id=None if policy == "script" else trajectory.id,
-        check=check_of(kept),
+        check=cut(conditions.check, 400) or check_of(kept),
         pitfalls=tuple(
             Pitfall(text=m.advice, error=m.error, tentative=False, trajectory_id=trajectory.id)
             for m in mended(all_steps)
@@ -142,7 +153,7 @@ def _from_draft(procedure: Procedure, draft: Draft, author: str) -> Procedure:
             "title": draft.title[:MAX_TITLE],
             "when_to_use": draft.when_to_use,
             "when_not_to_use": draft.when_not_to_use,
-            "preconditions": tuple(draft.preconditions),
+            "preconditions": tuple(draft.preconditions) or procedure.preconditions,
             "script": named(draft.script),
             "check": draft.check or procedure.check,
             "pitfalls": written or procedure.pitfalls,

@@ -291,6 +291,8 @@ _LOOKING = re.compile(
     r"|pwd|du|git (?:status|branch)"
 )
 _ASKING = re.compile(r"get|list|find|search|read|view|show|describe|fetch|lookup|glob|grep")
+_OBSERVING = re.compile(r"check|can|is|has|get|show|describe|lookup|verify|inspect|measure|count|diagnose|monitor")
+_LOOK_AROUND = re.compile(r"look|look around|inventory")
 _WRITING = re.compile(r"edit|multi|notebook|write|create|insert|replace|patch|apply|delete|mv|cp|rm|tee")
 _CHANGES = re.compile(
     r"(?<![\d&-])>{1,2}(?!\s*(?:/dev/null|&))|\s-(?:i|delete|exec|ok)\b|\|\s*(?:xargs|tee|sh|bash)\b|<<"
@@ -304,6 +306,22 @@ def reads(action: str) -> bool:
     """Whether an action shows a text that was there before: what stands in it says nothing about this step."""
     verb = _verb(action)
     return _READING.fullmatch(verb) is not None or _words(verb)[0] in {"read", "grep", "view"}
+
+
+def observes(action: str) -> bool:
+    """Whether an action only looks at how things are, so that what it shows twice can be compared.
+
+    A tool whose name says so (``check_status``, ``get_order``, ``can_send``, ``run_speed_test``), or a plain look
+    around. Files and searches are not meant, nor is going somewhere: what is seen after it is another place.
+    """
+    tool, _ = _call(action)
+    if not tool or _SHELL.fullmatch(tool):
+        return _LOOK_AROUND.fullmatch(action.strip().lower()) is not None
+    words = _words(tool.rsplit("__", 1)[-1])
+    return len(words) > 1 and (
+        _OBSERVING.fullmatch(words[0]) is not None
+        or (words[0] == "run" and words[-1] in {"test", "diagnosis", "diagnostics", "check"})
+    )
 
 
 def edits(action: str) -> bool:
@@ -331,6 +349,8 @@ def _explores(action: str) -> bool:
     tool, rest = _call(action)
     if tool and not _SHELL.fullmatch(tool):
         words = _words(tool)
+        if observes(action):
+            return True
         return _LOOKING.fullmatch(tool.lower()) is not None or (len(words) > 1 and bool(_ASKING.fullmatch(words[0])))
     if _CHANGES.search(rest) or re.search(r"\b(?:and|then)\b", rest):  # prose may look first and act then
         return False

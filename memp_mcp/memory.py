@@ -50,7 +50,9 @@ ASK_TO_REFLECT = (
 )
 
 LOOKED_UP = 4_000
-"""Characters of a task or an error that a recall looks at; the rest would cost time and say the same."""
+"""Characters of a task that a recall looks at; the rest would cost time and say the same."""
+LOOKED_UP_STATE = 8_000
+"""The same of an error or an observed state, which consists of many lines."""
 
 WITHHELD = (
     "Withheld at random, to measure what this memory is worth (MEMP_HOLDOUT): work it out, then call record_trajectory "
@@ -183,7 +185,7 @@ class Memory:
             raise BadInput(f"The limit is {limit}: ask for at least one procedure.")
         scope = self._scope(project)
         policy = policy or self.settings.retrieve
-        read, seen = task.strip()[:LOOKED_UP], error.strip()[:LOOKED_UP]
+        read, seen = task.strip()[:LOOKED_UP], error.strip()[:LOOKED_UP_STATE]
         embedder, views, reason = self._looked_up(read, seen, policy, scope)
         candidates = retrieve.gather(views)
         found: Found = policy if embedder or policy == "random" else "lexical"

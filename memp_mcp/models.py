@@ -164,6 +164,7 @@ class ScriptStep(Value):
 
     name: str = Field(pattern=r"^s[0-9]{1,4}$")
     text: Line
+    when: tuple[Text, ...] = Field(default=(), description="Observed lines that this step was there to change.")
 
 
 class Slot(Value):
@@ -196,6 +197,7 @@ class Procedure(Value):
     when_to_use: Text
     when_not_to_use: Text = ""
     preconditions: tuple[Text, ...] = ()
+    observed: tuple[Text, ...] = Field(default=(), description="The state that it was learnt in, line by line.")
     script: tuple[ScriptStep, ...] = ()
     slots: tuple[Slot, ...] = ()
     exemplar: tuple[Step, ...] = Field(default=(), description="The shortest verified run, verbatim.")
@@ -221,8 +223,13 @@ class Procedure(Value):
 
     @property
     def searched_errors(self) -> str:
-        """The words that a recall by error looks through."""
-        return "\n".join(dict.fromkeys(t for p in self.pitfalls for t in (p.error, p.text) if t))
+        """The words that a recall by error or observed state looks through."""
+        return "\n".join(dict.fromkeys((*self.pitfall_lines, *self.preconditions, *self.observed)))
+
+    @property
+    def pitfall_lines(self) -> tuple[str, ...]:
+        """The errors and the advice of the pitfalls."""
+        return tuple(t for p in self.pitfalls for t in (p.error, p.text) if t)
 
     @property
     def embedded_text(self) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from memp_mcp import keys
+from memp_mcp import keys, state
 from memp_mcp.models import Counts, Procedure, RetrievePolicy, Value
 
 CANDIDATES = 64
@@ -22,6 +22,8 @@ TRUST_IN_WORDS = 3
 """Power of the share of the task's words that the best procedures contain: full text of which the best list covers half
 is worth an eighth. A template covers all of them and words decide; free wording covers few and vectors do."""
 LOOKED_AT = 5
+ALIKE = 1e-6
+"""Values of a view that differ by less are the same: rounding must not decide between equal texts."""
 ERROR_WEIGHT = 1.2
 """More than the most that a task alone can score: whoever is stuck on an error asks about the error."""
 UTILITY_WEIGHT = 0.2
@@ -92,13 +94,17 @@ def rank(
     if policy == "random":
         return [_match(c, 0.0, counts, "random") for c in candidates[:limit]]
     relevant = [c for c in candidates if is_relevant(c, task=task, error=error, floor=floor)]
-    scores = _scores(relevant, policy, task=task, with_errors=bool(error))
+    scores = _scores(relevant, policy, task=task, error=error)
     for index, candidate in enumerate(relevant):
         if policy == "hybrid":
             scores[index] += UTILITY_WEIGHT * (counts.get(candidate.procedure.id, Counts()).utility - 0.5)
         if project and candidate.procedure.project == project:
             scores[index] += 1e-3
     order = sorted(range(len(relevant)), key=lambda i: (-scores[i], relevant[i].procedure.id))
+    if error:
+        order = [
+            order[i] for i in state.in_turn(error, _known([relevant[i] for i in order]), [scores[i] for i in order])
+        ]
     return [_match(relevant[i], scores[i], counts, _why(relevant[i])) for i in order[:limit]]
 
 
@@ -114,12 +120,12 @@ def is_relevant(candidate: Candidate, *, task: str, error: str, floor: float | N
 
 def _has_met(procedure: Procedure, error: str) -> bool:
     """Whether a pitfall speaks of this error: most words of one are in the other, however long either is."""
-    if keys.coverage(error, procedure.searched_errors) >= COVERED:
+    if keys.coverage(error, "\n".join(procedure.pitfall_lines)) >= COVERED:
         return True
     return any(keys.coverage(p.error, error) >= COVERED for p in procedure.pitfalls)
 
 
-def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, task: str, with_errors: bool) -> list[float]:
+def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, task: str, error: str) -> list[float]:
     by_view: dict[str, Callable[[Candidate], float | None]] = {
         "dense": lambda c: c.dense,
         "words": lambda c: c.words,
@@ -131,10 +137,23 @@ def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, task: st
     for view, weight in weights.items():
         for i, value in enumerate(scaled([by_view[view](c) for c in candidates])):
             totals[i] += weight * value
-    if with_errors:
-        for i, value in enumerate(scaled([c.errors for c in candidates])):
+    if error:
+        for i, value in enumerate(error_scores(candidates, error)):
             totals[i] += ERROR_WEIGHT * value
     return totals
+
+
+def error_scores(candidates: Sequence[Candidate], error: str) -> list[float]:
+    """How far each has met the error, in [0, 1]; where a state is remembered, how well it fits the observed one."""
+    met = scaled([c.errors for c in candidates])
+    fits = state.fits(error, _known(candidates))
+    if not any(fits):
+        return met
+    return [m if f is None else f for m, f in zip(met, scaled(fits), strict=True)]
+
+
+def _known(candidates: Sequence[Candidate]) -> list[state.Known]:
+    return [state.Known(c.procedure.observed, c.procedure.preconditions) for c in candidates]
 
 
 def trust_in_words(candidates: Sequence[Candidate], task: str) -> float:
@@ -155,7 +174,7 @@ def scaled(values: Sequence[float | None]) -> list[float]:
     if not present:
         return [0.0] * len(values)
     low, high = min(present), max(present)
-    if high == low:
+    if high - low < ALIKE:
         return [0.0 if v is None else 1.0 for v in values]
     return [0.0 if v is None else (v - low) / (high - low) for v in values]
 

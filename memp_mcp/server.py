@@ -127,7 +127,7 @@ def _tools(memory: Callable[[], Memory]) -> list[Tool]:
     def recall_procedure(
         task: Task,
         ctx: Context[Any, Any],
-        error: Annotated[str, Field(description="Error text, when stuck in the middle.")] = "",
+        error: Annotated[str, Field(description="Error or observed state, when stuck.")] = "",
         limit: Annotated[int, Field(ge=1, le=10)] = 3,
         detail: Annotated[Literal["brief", "full"], Field(description="full: with exemplar steps.")] = "brief",
         project: Project = None,

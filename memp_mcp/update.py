@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from memp_mcp import build, evidence, keys, revisions
+from memp_mcp import build, evidence, keys, revisions, state
 from memp_mcp.models import (
     Change,
     ChangeKind,
@@ -229,7 +229,13 @@ def _contradicts(line: tuple[str, frozenset[str]], known: Sequence[tuple[str, fr
 
 
 def _fits(other: Procedure, draft: Procedure) -> bool:
-    return other.project == draft.project and other.status != "retired"
+    """Whether it may be the same procedure: of the same project, and not for another state, whatever the task says."""
+    alive = other.project == draft.project and other.status != "retired"
+    return alive and not state.contradict(_known(other), _known(draft))
+
+
+def _known(procedure: Procedure) -> state.Known:
+    return state.Known(procedure.observed, procedure.preconditions)
 
 
 def followed(script: Sequence[ScriptStep], steps: Sequence[Step]) -> float:
