@@ -61,8 +61,8 @@ def write_results(
 def command_line() -> str:
     """The command that is running, as a reader of the results would type it: absolute paths become DIR."""
     arguments = ("DIR" if Path(a).is_absolute() else shlex.quote(a) for a in sys.argv[1:])
-    script = Path(sys.argv[0]).resolve().relative_to(ROOT)
-    return " ".join(["python", script.as_posix(), *arguments])
+    module = Path(sys.argv[0]).resolve().relative_to(ROOT).with_suffix("").as_posix().replace("/", ".")
+    return " ".join(["python", "-m", module, *arguments])
 
 
 def percentiles(values: Sequence[float], percents: Sequence[int] = PERCENTS) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """What the memory costs of an agent's context: tokens of the tools, of recalls, of records, of the whole loop.
 
-``python benchmarks/context.py`` (needs ../shared/data or TEST_DATA). A server learns from real ALFWorld games, then
+``python -m benchmarks.context`` (needs ../shared/data or TEST_DATA). A server learns from real ALFWorld games, then
 each of other games' tasks goes through one loop: a recall, and a record with the game's own walkthrough. Tokens are
 characters / 4, as the server's own budget counts them; the word pieces of the embedder's tokenizer (BERT's: the one
 that is sure to be installed) stand beside. What counts of an answer is its structured content.
@@ -15,10 +15,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from common import Wire, command_line, percentiles, print_table, write_results
-from population import SEED, Task, games, real_tasks
-from record import ready, told
 from tokenizers import Tokenizer
+
+from benchmarks.common import Wire, command_line, percentiles, print_table, write_results
+from benchmarks.population import SEED, Task, games, real_tasks
+from benchmarks.record import ready, told
 
 Row = dict[str, Any]
 

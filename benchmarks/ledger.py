@@ -1,6 +1,6 @@
 """What the ledger costs: CPU seconds for `memp-mcp stats` to account for recorded episodes, beside reading them whole.
 
-``python benchmarks/ledger.py --episodes 1000 10000 --out benchmarks/results/ledger.json``. The episodes are made up
+``python -m benchmarks.ledger --episodes 1000 10000 --out benchmarks/results/ledger.json``. The episodes are made up
 (ten steps, a recall each, a procedure for every third, one episode in ten repairs one): only their size and number
 matter here, nothing is learnt from them. They are written straight into a store, without embedder or judge.
 """
@@ -124,7 +124,7 @@ def main() -> None:
     for cost in costs:
         print(f"| {cost.episodes:,} | {cost.ledger:.2f} | {cost.trajectories:.2f} |")
     if options.out:
-        command = f"python benchmarks/ledger.py --episodes {' '.join(map(str, options.episodes))}"
+        command = f"python -m benchmarks.ledger --episodes {' '.join(map(str, options.episodes))}"
         told = {"command": command, "seed": SEED, "versions": VERSIONS, "rows": [cost._asdict() for cost in costs]}
         options.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
 

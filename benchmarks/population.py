@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import DATA
 from numpy.typing import NDArray
 
+from benchmarks.common import DATA
 from memp_mcp import keys
 from memp_mcp.embedder import load
 from memp_mcp.lookup import evidence

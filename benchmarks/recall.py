@@ -1,6 +1,6 @@
 """How long a recall takes over stdio, in memories of 1,000 procedures and more; and what an index costs in quality.
 
-``python benchmarks/recall.py --cache DIR`` (Linux; needs ../shared/data or TEST_DATA). Beside each recall, in turns
+``python -m benchmarks.recall --cache DIR`` (Linux; needs ../shared/data or TEST_DATA). Beside each recall, in turns
 with it so that a busy moment of the machine hits all alike: the embedding of the same query alone, and an exact scan of
 the same vectors by numpy. recall@10 is the share of the ten procedures that an exact scan finds which the store finds
 too. ``--large`` adds 1,000,000 procedures: hours of embedding the first time.
@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from common import Wire, command_line, cpu_seconds, median, percentiles, print_table, write_results
 from numpy.typing import NDArray
-from population import SEED, Population, population, procedure_id, queries, write
 
+from benchmarks.common import Wire, command_line, cpu_seconds, median, percentiles, print_table, write_results
+from benchmarks.population import SEED, Population, population, procedure_id, queries, write
 from memp_mcp import keys
 from memp_mcp.embedder import Embedder, load
 from memp_mcp.settings import DEFAULT_EMBEDDER

@@ -1,6 +1,6 @@
 """What it costs to remember: acknowledgement, import, growth with the number of commits, memory and disk.
 
-``python benchmarks/record.py`` (Linux; needs ../shared/data or TEST_DATA). Real ALFWorld tasks with the games' own
+``python -m benchmarks.record`` (Linux; needs ../shared/data or TEST_DATA). Real ALFWorld tasks with the games' own
 walkthroughs go through the real server. A record is on the disk, synced, when it is answered; beside each stands one
 bare LanceDB commit of one row, which LanceDB does not sync, in turns, so that a busy moment of the machine hits both.
 """
@@ -18,7 +18,8 @@ from typing import Any
 
 import lancedb
 import pyarrow as pa
-from common import (
+
+from benchmarks.common import (
     Wire,
     command_line,
     cpu_seconds,
@@ -29,8 +30,7 @@ from common import (
     resident_bytes,
     write_results,
 )
-from population import SEED, Task, tasks
-
+from benchmarks.population import SEED, Task, tasks
 from memp_mcp import keys
 from memp_mcp.archive import import_files
 from memp_mcp.embedder import load

@@ -1,6 +1,6 @@
 """How long a client waits for the server: process start until something is answered, in CPU and wall seconds.
 
-``python benchmarks/start.py --runs 20`` (Linux: CPU time is read from the process's own clock at the moment when the
+``python -m benchmarks.start --runs 20`` (Linux: CPU time is read from the process's own clock at the moment when the
 answer has arrived, so what a server loads afterwards does not count). ``--peers DIR`` measures other memory servers in
 the same run; each is installed there, in the pinned version, if it is not there yet: the official one by npm, the
 others by pip into a virtual environment each. What cannot be installed or does not answer is listed with the reason.
@@ -20,7 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from common import SERVER, Command, Wire, command_line, cpu_seconds, median, print_table, write_results
+from benchmarks.common import SERVER, Command, Wire, command_line, cpu_seconds, median, print_table, write_results
 
 Request = tuple[str, Mapping[str, Any]]
 

@@ -52,14 +52,15 @@ def stem(word: str) -> str:
 
 def coverage(query: str, text: str) -> float:
     """Which share of the query's content words occurs in *text*, in [0, 1]; 0 for a query without any."""
-    wanted = _meant(query)
+    wanted = word_set(query)
     if not wanted:
         return 0.0
-    return len(wanted & _meant(text)) / len(wanted)
+    return len(wanted & word_set(text)) / len(wanted)
 
 
-@lru_cache(maxsize=1_000)
-def _meant(text: str) -> frozenset[str]:
+@lru_cache(maxsize=512)  # one recall asks several times for the words of some hundred texts
+def word_set(text: str) -> frozenset[str]:
+    """The content words of a text, each once."""
     return frozenset(content_words(text))
 
 

@@ -235,11 +235,12 @@ class Memory:
                 search("words", self.store.lexical, task, "doc")
             if error:
                 search("errors", self.store.lexical, error, "errors")
-            if embedder is not None:
-                vectors = self.vectorizer.of_task(embedder, task)
-                search("dense", self.store.dense, vectors.vector, "vector")
-                if policy != "query":
-                    search("phrases", self.store.dense, vectors.phrases, "phrases")
+            if embedder is not None and policy == "avefact":
+                asked = self.vectorizer.of_task(embedder, task)
+                search("dense", self.store.dense, asked.vector, "vector")
+                search("phrases", self.store.dense, asked.phrases, "phrases")
+            elif embedder is not None:
+                search("dense", self.store.dense, embedder.embed([task])[0].tolist(), "vector")
         return {view: found.result() for view, found in searches.items()}
 
     def _floor(self, embedder: Embedder) -> float:

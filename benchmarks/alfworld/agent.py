@@ -123,7 +123,8 @@ def recalled_plan(task: str, told: Sequence[Told]) -> Plan | None:
     if not deeds:
         return None
     anywhere = tuple(m._replace(things=(*m.things[:1], ANY)) if m.verb == "take" else m for m in deeds)
-    return Plan(anywhere, tuple(_places(m, aligned) for m in deeds), frozenset(_in_vain(told, things_of(task)[0])))
+    in_vain = frozenset(_in_vain(told, things_of(task)[0]))
+    return Plan(anywhere, tuple(_places(m, aligned) for m in deeds), in_vain)
 
 
 def _aligned(task: str, told: Told) -> list[Milestone]:
@@ -150,7 +151,7 @@ def _places(milestone: Milestone, recalled: Iterable[Sequence[Milestone]]) -> tu
 
 
 def _in_vain(told: Iterable[Told], thing: str) -> Iterator[tuple[str, str]]:
-    """Where others could not do it, as their pitfalls say; in what places a thing is not, is told of this thing only."""
+    """Where others could not do it, as their pitfalls say; where a thing is not to be found holds for that thing only."""
     for pitfall in (p for t in told for p in t.pitfalls):
         for verb, other, kinds in _STUCK.findall(pitfall):
             if verb != "take" or other == thing:

