@@ -151,7 +151,7 @@ def _places(milestone: Milestone, recalled: Iterable[Sequence[Milestone]]) -> tu
 
 
 def _in_vain(told: Iterable[Told], thing: str) -> Iterator[tuple[str, str]]:
-    """Where others could not do it, as their pitfalls say; where a thing is not to be found holds for that thing only."""
+    """Where others could not do it, as their pitfalls say; where a thing is not, is told of that thing alone."""
     for pitfall in (p for t in told for p in t.pitfalls):
         for verb, other, kinds in _STUCK.findall(pitfall):
             if verb != "take" or other == thing:
