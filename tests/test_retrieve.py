@@ -9,8 +9,8 @@ from builders import procedure
 from hypothesis import given
 from hypothesis import strategies as st
 
-from memp_mcp.models import Counts, Pitfall, RetrievePolicy
-from memp_mcp.retrieve import Candidate, gather, is_relevant, rank, scaled, trust_in_words
+from memp_mcp.models import Counts, Pitfall, RetrievePolicy, Step
+from memp_mcp.retrieve import Candidate, gather, is_relevant, likeness, rank, scaled, trust_in_words
 
 BAKE = procedure("bake bread", ["heat the oven"])
 BREW = procedure("brew tea", ["boil water"])
@@ -22,7 +22,8 @@ def titles(*candidates: Candidate, task: str = "bake bread", **more: object) -> 
 
 
 def test_views_are_joined_by_procedure() -> None:
-    [one] = gather({"dense": [(BAKE, 0.9)], "words": [(BAKE, 4.0)], "phrases": [(BAKE, 0.5)], "errors": [(BAKE, 1.0)]})
+    views = {"dense": 0.9, "words": 4.0, "phrases": 0.5, "errors": 1.0}
+    [one] = gather({view: [(BAKE, value)] for view, value in views.items()})
 
     assert (one.dense, one.words, one.phrases, one.errors) == (0.9, 4.0, 0.5, 1.0)
 
@@ -81,6 +82,37 @@ def test_full_text_is_trusted_as_far_as_it_covers_the_task() -> None:
     assert trust_in_words([partly], "brew strong coffee today") == pytest.approx(1 / 64)
     assert trust_in_words([Candidate(BREW, words=1.0)], "anything") == 1.0
     assert trust_in_words([Candidate(BREW, dense=0.5)], "anything") == 0.0
+
+
+def test_commands_are_as_like_as_the_share_that_they_have_in_common() -> None:
+    heat, wash = (procedure("x", [f"{verb} mug 1", "put mug 1 away"]) for verb in ("heat", "wash"))
+
+    assert likeness([heat, wash, procedure("x", [])], [heat]) == pytest.approx([1.0, 1 / 3, 0.0])
+    assert likeness([procedure("x", [])], [procedure("x", [])]) == [0.0]
+    assert likeness([], []) == []
+
+
+def test_what_was_done_counts_before_what_the_script_says_of_it() -> None:
+    told = procedure("x", ["Warm the mug up"], exemplar=(Step(action="heat mug 1"),))
+
+    assert likeness([told], [procedure("x", ["heat egg 2"])]) == [1.0]
+
+
+def test_of_two_about_equally_near_the_one_goes_first_that_does_what_most_of_the_best_do() -> None:
+    """Vectors put *wash a mug* and *heat a mug* side by side; what is done with things tells them apart."""
+    odd = Candidate(procedure("heat a mug", ["heat mug 1"]), dense=0.81)
+    usual = [Candidate(procedure(f"wash a {x}", [f"wash {x} 1"]), dense=0.8) for x in ("mug", "cup", "pan")]
+    far = Candidate(procedure("heat an egg", ["heat egg 1"]), dense=0.4)
+
+    assert titles(odd, *usual, far, task="rinse it", policy="query")[0] == "heat a mug"
+    assert titles(odd, *usual, far, task="rinse it")[0].startswith("wash")
+    assert titles(odd._replace(dense=0.95), *usual, far, task="rinse it")[0] == "heat a mug"
+
+
+def test_without_vectors_the_order_is_that_of_full_text() -> None:
+    first, second = Candidate(BAKE, words=5.0), Candidate(procedure("bake bread well"), words=2.0)
+
+    assert titles(second, first, floor=None) == ["bake bread", "bake bread well"]
 
 
 def test_scaling_is_by_list_and_a_single_value_is_the_best() -> None:
