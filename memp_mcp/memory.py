@@ -223,12 +223,13 @@ class Memory:
             seed = int(stable_id("s", task)[2:10], 16)
             return {"words": [(p, 0.0) for p in self.store.sample(projects=scope, limit=limit, seed=seed)]}
         views: dict[str, Sequence[tuple[Procedure, float]]] = {}
-        if embedder is not None:
-            asked = embedder.embed([task])[0].tolist()
-            views["dense"] = self.store.dense(asked, column="vector", projects=scope, limit=limit)
         if embedder is not None and policy == "avefact":
-            phrases = self.vectorizer.of_task(embedder, task).phrases
-            views["phrases"] = self.store.dense(phrases, column="phrases", projects=scope, limit=limit)
+            asked = self.vectorizer.of_task(embedder, task)
+            views["dense"] = self.store.dense(asked.vector, column="vector", projects=scope, limit=limit)
+            views["phrases"] = self.store.dense(asked.phrases, column="phrases", projects=scope, limit=limit)
+        elif embedder is not None:
+            vector = embedder.embed([task])[0].tolist()
+            views["dense"] = self.store.dense(vector, column="vector", projects=scope, limit=limit)
         if policy == "hybrid" or embedder is None:
             views["words"] = self.store.lexical(task, column="doc", projects=scope, limit=limit)
         if error:
