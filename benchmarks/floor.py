@@ -272,10 +272,10 @@ def _plot(results: Mapping[str, dict[str, object] | str], path: Path) -> None:
             floors = [point["floor"] for point in curve]
             panel.plot(floors, [p["recall_shipped"] for p in curve], label="related, answered")
             panel.plot(floors, [p["false_accept_shipped"] for p in curve], "--", label="unrelated, answered")
-            panel.axvline(floor, color="grey", linewidth=0.8, label=f"the floor, {floor}")
-            panel.set(title=f"{name}: {memory}", xlabel="floor (cosine)", ylim=(-0.02, 1.02))
-            panel.legend(loc="center left" if floor > 0.5 else "center right", fontsize=8)
+            panel.axvline(floor, color="grey", linewidth=0.8, label="the floor in the code")
+            panel.set(title=f"{name}, a memory of {memory}", xlabel="floor (cosine)", ylim=(-0.02, 1.02))
         row[0].set_ylabel("share of the texts")
+    figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.savefig(path, metadata={"Date": None})
 
 
