@@ -32,6 +32,8 @@ ALIKE = 1e-6
 ERROR_WEIGHT = 1.2
 """More than the most that a task alone can score: whoever is stuck on an error asks about the error."""
 UTILITY_WEIGHT = 0.2
+UNPROVEN = 0.1
+"""What a procedure is put back by that nobody has verified: a lesson from a failure, a success only claimed."""
 COVERED = 0.6
 """Share of a task's content words from which on a procedure is about it whatever the vectors say."""
 COVERED_ALONE = 0.5
@@ -103,6 +105,7 @@ def rank(
     for index, candidate in enumerate(relevant):
         if policy == "hybrid":
             scores[index] += UTILITY_WEIGHT * (counts.get(candidate.procedure.id, Counts()).utility - 0.5)
+            scores[index] -= UNPROVEN * (candidate.procedure.status == "provisional")
         if project and candidate.procedure.project == project:
             scores[index] += 1e-3
     order = sorted(range(len(relevant)), key=lambda i: (-scores[i], relevant[i].procedure.id))

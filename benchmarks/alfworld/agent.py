@@ -183,6 +183,7 @@ class Agent:
     def __init__(self, task: str, told: Sequence[Told] = (), *, literal: bool = False) -> None:
         plan = recalled_plan(task, told)
         self.followed = plan is not None
+        self.carried_out = False
         self.wasted = 0
         self.deeds: list[Milestone] = []
         self.stuck: Milestone | None = None
@@ -230,6 +231,7 @@ class Agent:
             self._look_around(things[0], sight.text)
         elif verb not in LOOKS and verb != "close":
             self.deeds += [Milestone("go", (_kind(self._at),), f"go to {_kind(self._at)}"), lifted(command)]
+            self.carried_out |= len(self._plans) > 1
             self._note_deed(verb, things[0])
 
     def _look_around(self, place: str, text: str) -> None:
@@ -325,6 +327,8 @@ class Played(NamedTuple):
     wasted: int
     followed: bool
     """Whether what was recalled could be aligned with the task."""
+    carried_out: bool
+    """Whether at least one of its milestones was done."""
     known: tuple[str, ...]
     """What was done, as script lines."""
     stuck: str
@@ -345,4 +349,4 @@ def play(game: Game, agent: Agent, *, budget: int) -> Played:
     stuck = agent.stuck if not sight.won else None
     ended = f"could not {stuck.verb} {stuck.things[0]}: not in {', '.join(agent.searched)}" if stuck else ""
     known = tuple(dict.fromkeys(m.wording.format(*m.things) for m in agent.deeds))
-    return Played(sight.won, tuple(steps), agent.wasted, agent.followed, known, ended)
+    return Played(sight.won, tuple(steps), agent.wasted, agent.followed, agent.carried_out, known, ended)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import bm25s
 import numpy as np
-from rank_bm25 import BM25Okapi
 
 from benchmarks.alfworld.agent import Told, things_of, told_by
 from benchmarks.common import DATA, Wire
@@ -65,7 +65,8 @@ def at_random(runs: Sequence[Trajectory], *, seed: int) -> Recall:
 
 def by_bm25(runs: Sequence[Trajectory]) -> Recall:
     """The run whose task has the most telling words in common."""
-    index = BM25Okapi([_words(t.task) for t in runs])
+    index = bm25s.BM25()
+    index.index([_words(t.task) for t in runs], show_progress=False)
     return lambda task: raw([runs[int(np.argmax(index.get_scores(_words(task))))]])
 
 
