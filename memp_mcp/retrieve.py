@@ -22,7 +22,7 @@ TRUST_IN_WORDS = 3
 """Power of the share of the task's words that the best procedures contain: full text of which the best list covers half
 is worth an eighth. A template covers all of them and words decide; free wording covers few and vectors do."""
 LOOKED_AT = 5
-ALIKE = 1e-6
+ALIKE = 1e-4
 """Values of a view that differ by less are the same: rounding must not decide between equal texts."""
 ERROR_WEIGHT = 1.2
 """More than the most that a task alone can score: whoever is stuck on an error asks about the error."""
