@@ -125,7 +125,8 @@ async def ask(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     result = await client.call_tool(tool, arguments)
     if result.is_error or result.structured_content is None:
         raise RuntimeError(f"{tool}: {result.content}")
-    return result.structured_content
+    answer: dict[str, Any] = result.structured_content
+    return answer
 
 
 # -- what the arms recall ----------------------------------------------------------------------------------------
