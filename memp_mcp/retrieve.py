@@ -27,7 +27,7 @@ is worth an eighth. A template covers all of them and words decide; free wording
 LOOKED_AT = 5
 BEST = 8
 """Procedures whose commands a procedure's own are compared with."""
-ALIKE = 1e-6
+ALIKE = 1e-4
 """Values of a view that differ by less are the same: rounding must not decide between equal texts."""
 ERROR_WEIGHT = 1.2
 """More than the most that a task alone can score: whoever is stuck on an error asks about the error."""

@@ -182,7 +182,7 @@ def in_turn(now: str, known: Sequence[Known], scores: Sequence[float]) -> list[i
     present = set(map(str.casefold, lines(now)))
     seen = Counter(x for k in known for x in {x.casefold() for x in (*k.observed, *k.symptoms)})
     met = [{x for s in k.symptoms if (x := s.casefold()) in present} for k in known]
-    worth = {x: math.log((1 + len(known)) / seen[x]) for m in met for x in m}
+    worth = {x: math.log((1 + len(known)) / seen[x]) ** 2 for m in met for x in m}
     total = 1.0 + sum(worth.values())
     order: list[int] = []
     left = list(range(len(known)))
@@ -207,7 +207,10 @@ def _held(symptoms: set[str], present: set[str], settings: dict[str, set[str]]) 
 
 
 def contradict(one: Known, other: Known) -> bool:
-    """Whether two cases are not one: a symptom of either has another value in the state that the other was for."""
+    """Whether two cases are not one: they share no symptom, or one of either has another value in the other's state."""
+    left, right = ({x.casefold() for x in k.symptoms} for k in (one, other))
+    if one.observed and other.observed and (left or right) and left.isdisjoint(right):
+        return True
     pairs = ((one, other), (other, one))
     return any(_contradicted(x.casefold(), _settings_of(b)) for a, b in pairs for x in a.symptoms)
 

@@ -30,6 +30,15 @@ CARD = won(
     ("reseat_sim_card()", "SIM card re-seated."),
     ("check_network()", "Airplane Mode: OFF\nSIM: active\nSignal: good"),
 )
+OTHERS = [
+    won(
+        TICKET,
+        ("check_network()", f"Airplane Mode: OFF\nSIM: active\n{name}: wrong\nSignal: none"),
+        (f"mend_{name}()", "done"),
+        ("check_network()", f"Airplane Mode: OFF\nSIM: active\n{name}: right\nSignal: good"),
+    )
+    for name in ("apn", "antenna", "contract")
+]
 LOCKED = won(
     TICKET,
     ("check_network()", "Airplane Mode: OFF\nSIM: locked\nSignal: none"),
@@ -149,7 +158,7 @@ def test_a_recall_with_the_observed_state_finds_what_was_done_in_it(
     open_memory: OpenMemory, policy: RetrievePolicy, seen: str, step: str
 ) -> None:
     memory = open_memory()
-    for run in (FLIGHT, CARD, LOCKED):
+    for run in (FLIGHT, CARD, LOCKED, *OTHERS):
         memory.record(run)
     [first, *_] = memory.recall(TICKET, error=seen, policy=policy).matches
 

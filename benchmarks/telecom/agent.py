@@ -40,6 +40,10 @@ _COMMON = {
 _COMMON |= {word[:6] for word in _COMMON}
 
 
+_OWNERS: dict[str, tuple[str, ...]] = {}
+"""Which tools a line is about, as far as it was worked out; the tools are the same for all tickets."""
+
+
 class OutOfCalls(Exception):
     """The budget is spent."""
 
@@ -211,15 +215,16 @@ class Agent:
 
     def _ids(self, name: str) -> list[str]:
         """Ids that were seen under this name; of several lines the one with the ticket's phone number."""
-        own = [text for text in self.seen.values() if f'"phone_number": "{self._phone()}"' in text]
+        phone = f'"phone_number": "{self._phone()}"'
+        own = [text for text in self.seen.values() if phone in text]
         texts = [*own, *self.seen.values()]
         if name == "id":
-            return [i for text in texts for found in re.findall(r'"line_ids": \[(.*?)\]', text) for i in _quoted(found)]
+            return [i for text in texts for found in _matches(r'"line_ids": \[(.*?)\]', text) for i in _quoted(found)]
         if name == "bill_id":
-            found = [re.findall(r'"bill_id": "(\w+)".*?"status": "(\w+)"', text) for text in self.seen.values()]
+            found = [_matches(r'"bill_id": "(\w+)".*?"status": "(\w+)"', text) for text in self.seen.values()]
             bills = [bill for pairs in found for bill in pairs]
             return list(dict.fromkeys(bill for bill, status in bills if status == "Overdue"))
-        return list(dict.fromkeys(i for text in texts for i in re.findall(rf'"{name}": "(\w+)"', text)))[:1]
+        return list(dict.fromkeys(i for text in texts for i in _matches(rf'"{name}": "(\w+)"', text)))[:1]
 
     def review(self) -> None:
         """Find out, after the work and whatever the budget, what of it was needed and what it has changed.
@@ -310,13 +315,14 @@ class Agent:
     def _lines(self) -> list[str]:
         return [line for text in self.seen.values() for line in _split(text)]
 
-    @functools.cache  # noqa: B019 - an agent lives for one ticket
-    def _owners(self, line: str) -> frozenset[str]:
+    def _owners(self, line: str) -> tuple[str, ...]:
         """The tools that a line is about: whose name and first sentence have most words in common with it."""
-        words = set(_words(line))
-        shared = {t.name: len(words & _told(t)) for t in self.world.tools.values() if not t.reads}
-        most = max(2, *shared.values())
-        return frozenset(name for name, n in shared.items() if n == most)
+        if line not in _OWNERS:
+            words = set(_words(line))
+            shared = {t.name: len(words & _told(t)) for t in self.world.tools.values() if not t.reads}
+            most = max(2, *shared.values())
+            _OWNERS[line] = tuple(name for name, n in shared.items() if n == most)
+        return _OWNERS[line]
 
     def _helped(self, call: Call) -> bool:
         """Make one repair and check; what took the signal away or changed nothing is undone."""
@@ -331,7 +337,7 @@ class Agent:
 
     def _signal(self) -> bool:
         """Whether the status bar last showed a signal."""
-        bars = [m for s in self.steps for m in re.findall(r"Status Bar: (.+)", s["observation"])]
+        bars = [m for s in self.steps for m in _matches(r"Status Bar: (.+)", s["observation"])]
         return bool(bars) and not re.search(r"Airplane Mode|No Signal", bars[-1])
 
     def _health(self) -> tuple[bool, int]:
@@ -351,9 +357,10 @@ class Agent:
         return True
 
 
-def _split(text: str) -> list[str]:
+@functools.cache
+def _split(text: str) -> tuple[str, ...]:
     """The statements of an answer: lines, the cells of a bar, the values of a record."""
-    return [part for part in re.split(r"\n|, (?=\")| \| |[{}\[\]]+", text) if part.strip()]
+    return tuple(part for part in re.split(r"\n|, (?=\")| \| |[{}\[\]]+", text) if part.strip())
 
 
 def _words(text: str) -> list[str]:
@@ -393,6 +400,12 @@ class _Empty(dict[str, Any]):
 
 def _plain(text: str) -> str:
     return " ".join(["", *re.findall(r"[^\W_]+", text.lower()), ""])
+
+
+@functools.cache
+def _matches(pattern: str, text: str) -> tuple[Any, ...]:
+    """What a pattern finds in a text; the same answers are asked about again and again."""
+    return tuple(re.findall(pattern, text))
 
 
 def _quoted(text: str) -> list[str]:

@@ -257,7 +257,7 @@ async def compare(runs: Sequence[Run], tasks: Sequence[str], *, budget: int, fol
     arms: Arms = {"no memory": await play(tasks, None, budget=budget)}
     likenesses = {"nearest run by text (ExpRAG)": same_meaning(), "nearest run by words (BM25)": same_words}
     for name, likeness in likenesses.items():
-        for seed in SEEDS:
+        for seed in SEEDS:  # five texts: many runs are equally near, and any of them is taken
             arms[f"{name}, seed {seed}"] = await play(tasks, nearest_run(runs, likeness, seed), budget=budget)
     arms |= await _policies(runs, tasks, budget, folder, brief=brief)
     if not brief:
