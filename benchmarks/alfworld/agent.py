@@ -11,6 +11,7 @@ end or cannot go on, the agent falls back to its own.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -183,7 +184,8 @@ class Agent:
     def __init__(self, task: str, told: Sequence[Told] = (), *, literal: bool = False) -> None:
         plan = recalled_plan(task, told)
         self.followed = plan is not None
-        self.carried_out = False
+        self._done = 0
+        self._recalled = len(plan.milestones) if plan else 0
         self.wasted = 0
         self.deeds: list[Milestone] = []
         self.stuck: Milestone | None = None
@@ -199,6 +201,10 @@ class Agent:
         self._held = ""
         self._settled: set[str] = set()
         self._refused: set[str] = set()
+
+    def carried_out(self, *, won: bool) -> bool:
+        """Whether what was recalled was really followed: to its end, or as far as it took to win."""
+        return self._done > 0 and (won or self._done >= self._recalled)
 
     @property
     def searched(self) -> list[str]:
@@ -231,7 +237,7 @@ class Agent:
             self._look_around(things[0], sight.text)
         elif verb not in LOOKS and verb != "close":
             self.deeds += [Milestone("go", (_kind(self._at),), f"go to {_kind(self._at)}"), lifted(command)]
-            self.carried_out |= len(self._plans) > 1
+            self._done += len(self._plans) > 1
             self._note_deed(verb, things[0])
 
     def _look_around(self, place: str, text: str) -> None:
@@ -328,9 +334,9 @@ class Played(NamedTuple):
     followed: bool
     """Whether what was recalled could be aligned with the task."""
     carried_out: bool
-    """Whether at least one of its milestones was done."""
+    """Whether it was followed to its end, or as far as it took to win."""
     known: tuple[str, ...]
-    """What was done, as script lines."""
+    """What was done before anything was put away, as script lines: in a lost game that much was right."""
     stuck: str
     """Where a lost game ended, in words."""
 
@@ -348,5 +354,6 @@ def play(game: Game, agent: Agent, *, budget: int) -> Played:
         steps.append((command, sight.text))
     stuck = agent.stuck if not sight.won else None
     ended = f"could not {stuck.verb} {stuck.things[0]}: not in {', '.join(agent.searched)}" if stuck else ""
-    known = tuple(dict.fromkeys(m.wording.format(*m.things) for m in agent.deeds))
-    return Played(sight.won, tuple(steps), agent.wasted, agent.followed, agent.carried_out, known, ended)
+    found = itertools.takewhile(lambda m: m.verb not in {"put", "move"}, agent.deeds)
+    known = tuple(dict.fromkeys(m.wording.format(*m.things) for m in found))
+    return Played(sight.won, tuple(steps), agent.wasted, agent.followed, agent.carried_out(won=sight.won), known, ended)

@@ -1,0 +1,204 @@
+"""The README's tables of figures, written from the results, so that none of them is typed by hand.
+
+``python -m benchmarks.readme`` puts each table between its marks (``<!-- NAME -->`` and ``<!-- / -->``);
+``--check`` only says whether they stand there already, as the checks of the project ask.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+README = HERE.parent / "README.md"
+EMBEDDER = "all-MiniLM-L6-v2"
+
+Results = Mapping[str, Any]
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
+
+
+# -- learning -------------------------------------------------------------------------------------------------
+
+
+def alfworld_arms(results: Results) -> str:
+    """Every arm: games won and steps at both budgets, tokens told, games lost that are won without memory."""
+    head = ("arm", "won in 30", "steps", "won in 50", "steps", "tokens", "lost by it")
+    rows = [
+        (
+            _mine(arm["arm"]),
+            _percent(arm["won in 30"]),
+            arm["steps of 30"],
+            _percent(arm["won in 50"]),
+            arm["steps of 50"],
+            arm["tokens"],
+            _percent(arm["lost by it"], 1),
+        )
+        for arm in results["arms"]
+    ]
+    own = results["walkthrough"]["steps"]
+    return table(head, [*rows, ("the games' own walkthroughs", "100 %", own, "100 %", own, "", "")])
+
+
+def alfworld_compared(results: Results) -> str:
+    """The server at k=3 and k=1 against the others, within 30 steps."""
+    head = ("memp-mcp against", "k", "games won more", "games", "p (McNemar)", "steps fewer [95 %]")
+    rows = [
+        (
+            line["against"],
+            k,
+            _percent(line["won more"], 1, sign=True),
+            line["games"],
+            line["p"],
+            f"{line['steps fewer']} [{line['95 % of steps'].replace(' … ', ', ')}]",
+        )
+        for k, name in ((3, "compared"), (1, "compared at k=1"))
+        for line in results[name]
+        if line["budget"] == 30
+    ]
+    return table(head, rows)
+
+
+def alfworld_types(results: Results) -> str:
+    """Games won and mean steps within 30, by task type."""
+    lines = results["by type, won / steps in 30"]
+    return table([_mine(name) for name in lines[0]], [list(line.values()) for line in lines])
+
+
+def alfworld_streams(results: Results) -> str:
+    """Update policies on a stream of games from an empty memory."""
+    parts = ("all games", "last third")
+    head = ("update", *(f"{part}: {what}" for part in parts for what in ("won in 30", "steps", "won in 50", "steps")))
+    rows = [
+        (
+            line["update"],
+            *(
+                cell
+                for part in parts
+                for budget in (30, 50)
+                for cell in (_percent(line[f"{part}: won in {budget}"]), line[f"{part}: steps of {budget}"])
+            ),
+        )
+        for line in results["streams"]
+    ]
+    return table(head, rows)
+
+
+def alfworld_drift(results: Results) -> str:
+    """Wasted steps of a literal agent before and after the memory has been adjusted."""
+    head = (
+        "memory from the old grammar",
+        "games",
+        "wasted steps a game",
+        "games with any",
+        "recalled in the new grammar",
+    )
+    rows = [
+        (
+            when,
+            line["games"],
+            f"{line['wasted a game']:.2f}",
+            _percent(line["games with a wasted step"]),
+            _percent(line["recalled scripts in the games' grammar"]),
+        )
+        for when, line in results["drift"].items()
+    ]
+    return table(head, rows)
+
+
+def telecom(told: Results) -> str:
+    """Tickets solved and calls used, by arm."""
+    head = ("arm", "solved", "calls of 40")
+    rows = [
+        (_mine(name), f"{line['solved']:g} of {line['of']}", f"{line['calls']:.1f}")
+        for name, line in told["summary"].items()
+    ]
+    return table(head, rows)
+
+
+# -- retrieval ------------------------------------------------------------------------------------------------
+
+
+def retrieval(results: Results) -> str:
+    """Every policy in all four directions: right type, the very task first, the very task among five."""
+    sets = {name: policies for name, policies in results[EMBEDDER].items() if name.startswith("ALFRED")}
+    head = ("policy", *(re.sub(r"ALFRED, | \(.*", "", name) for name in sets))
+    return table(head, [(p, *(_cells(policies[p]) for policies in sets.values())) for p in next(iter(sets.values()))])
+
+
+def proced_mem_bench(results: Results) -> str:
+    """Every policy on the procedural retrieval benchmark."""
+    policies = next(v for name, v in results[EMBEDDER].items() if name.startswith("Proced-mem-bench, all"))
+    names = list(next(iter(policies.values())))
+    return table(("policy", *names), [(p, *(f"{line[n]['value']:.3f}" for n in names)) for p, line in policies.items()])
+
+
+def embedders(results: Results) -> str:
+    """The hybrid with each embedder that the project supports."""
+    sets = [name for name in results[EMBEDDER] if name.startswith("ALFRED")]
+    head = ("hybrid with", *(re.sub(r"ALFRED, | \(.*", "", name) for name in sets))
+    told = {name: found for name, found in results.items() if isinstance(found, dict) and sets[0] in found}
+    return table(head, [(name, *(_cells(found[s]["hybrid"]) for s in sets)) for name, found in told.items()])
+
+
+def _cells(line: Mapping[str, Mapping[str, float]]) -> str:
+    return " / ".join(f"{value['value']:.3f}".lstrip("0") or "0" for value in line.values())
+
+
+# -- words ----------------------------------------------------------------------------------------------------
+
+
+def _percent(share: float, digits: int = 0, *, sign: bool = False) -> str:
+    return f"{100 * share:{'+' if sign else ''}.{digits}f} %"
+
+
+def _mine(name: str) -> str:
+    return f"**{name.replace('server', 'memp-mcp')}**" if name.startswith("server") else name
+
+
+TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
+    "alfworld-arms": ("alfworld", lambda told: alfworld_arms(told["results"])),
+    "alfworld-compared": ("alfworld", lambda told: alfworld_compared(told["results"])),
+    "alfworld-types": ("alfworld", lambda told: alfworld_types(told["results"])),
+    "alfworld-streams": ("alfworld", lambda told: alfworld_streams(told["results"])),
+    "alfworld-drift": ("alfworld", lambda told: alfworld_drift(told["results"])),
+    "telecom": ("telecom", telecom),
+    "retrieval": ("retrieval", lambda told: retrieval(told["results"])),
+    "proced-mem-bench": ("retrieval", lambda told: proced_mem_bench(told["results"])),
+    "embedders": ("retrieval", lambda told: embedders(told["results"])),
+}
+
+
+def filled(text: str) -> str:
+    """The README with every table that it has marks for, from the results as they are."""
+    for name, (source, write) in TABLES.items():
+        marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- / -->)", re.DOTALL)
+        if place := marks.search(text):
+            made = write(json.loads((HERE / "results" / f"{source}.json").read_text(encoding="utf-8")))
+            text = text[: place.end(1)] + made + text[place.start(2) :]
+    return text
+
+
+def main() -> None:
+    """Write the tables into the README, or check that they are there."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 where a table is another")
+    options = parser.parse_args()
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if options.check and after != before:
+        sys.exit("The README's tables are not those of benchmarks/results: run python -m benchmarks.readme.")
+    README.write_text(after, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
