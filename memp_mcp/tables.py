@@ -39,6 +39,8 @@ T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
+pa.set_memory_pool(pa.system_memory_pool())  # Arrow's own keeps what it has once used: 27 MB after 200 commits
+
 _KEEP = timedelta(seconds=10)
 """How long a superseded version of a table stays readable; a reader that is later than that starts again."""
 _NOW = timedelta(milliseconds=1)
@@ -216,11 +218,12 @@ class Tables:
         self._opened: dict[TableName, Table] = {}
         self._synced: dict[TableName, set[str]] = {}
         self._touched: set[TableName] = set()
-        # Every read sees the latest commit of any process. The default caches may grow to 7 GB.
+        # Every read sees the latest commit of any process. The default caches may grow to 7 GB, and the one of metadata
+        # does fill: each commit leaves a version in it that nobody will ask for again.
         self._db: Any = lancedb.connect(
             directory,
             read_consistency_interval=timedelta(0),
-            session=lancedb.Session(index_cache_size_bytes=64 << 20, metadata_cache_size_bytes=32 << 20),
+            session=lancedb.Session(index_cache_size_bytes=64 << 20, metadata_cache_size_bytes=4 << 20),
         )
 
     # --- there or not

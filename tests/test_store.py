@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from memp_mcp.errors import EmbedderError, StaleRevision, StoreBusy, StoreDamaged, StoreFull, StoreNewer
 from memp_mcp.models import Commit, Counts, Event, Pitfall, Procedure, Reward, Step, Trajectory, new_id, storable
 from memp_mcp.store import Store, Vectors
-from memp_mcp.tables import TableName, Tables, committed, version_row
+from memp_mcp.tables import INDEXED_FROM, METRICS, TableName, Tables, committed, version_row
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=())) | st.sampled_from(
@@ -525,6 +526,103 @@ def test_ids_are_completed_in_their_order(store: Store) -> None:
     assert store.ids_starting("%", kind="procedure", limit=5) == []
 
 
+# --- indexes
+
+SIZE = 60
+
+
+@pytest.fixture
+def indexed(tmp_path: Path) -> Store:
+    """A memory with more procedures than it takes to have an index."""
+    store = Store.open(tmp_path / "indexed", indexed_from=SIZE // 2)
+    store.adopt("mini", 8)
+    save_in_a_row(store, range(SIZE))
+    return store
+
+
+def save_in_a_row(store: Store, numbers: Iterable[int], **given: object) -> list[Procedure]:
+    made = [procedure(f"Number {i}", id=f"p_{i:012}", **given) for i in numbers]
+    vectors = {p.id: direction(i) for p, i in zip(made, numbers, strict=True)}
+    store.apply(Commit(op_id=new_id("o"), procedures=tuple(made)), vectors=vectors)
+    return made
+
+
+def nearest(store: Store, number: int, **given: object) -> list[int]:
+    # As many as there are, so that all are compared by their vectors: one bit a dimension says nothing of so few.
+    scope = {"projects": [""], "limit": 2 * SIZE, **given}
+    return [int(p.id.removeprefix("p_")) for p, _ in store.dense(direction(number).vector, **scope)]  # type: ignore[arg-type] # as the test gives them
+
+
+def test_a_large_memory_finds_by_its_index_what_a_scan_finds(indexed: Store) -> None:
+    assert {"vector", "phrases", "status", "project", "doc", "errors"} <= indexed._tables.indexed("procedures")
+    assert {"version_id", "procedure_id", "op_id"} <= indexed._tables.indexed("procedure_versions")
+    small = Store.open(indexed.directory.parent / "small")
+    small.adopt("mini", 8)
+    save_in_a_row(small, range(SIZE))
+    assert "vector" not in small._tables.indexed("procedures")
+    for number in (0, 17, SIZE - 1):
+        assert nearest(indexed, number) == nearest(small, number)
+    assert indexed.check() == []
+
+
+def test_what_came_after_the_index_is_found_too(indexed: Store) -> None:
+    save_in_a_row(indexed, [100])
+    assert indexed._tables._scanned("procedures")["vector"] == 1
+    assert nearest(indexed, 100)[0] == 100
+
+
+def test_a_memory_that_has_grown_by_half_without_its_index_brings_it_up_to_date(indexed: Store) -> None:
+    save_in_a_row(indexed, range(SIZE, 2 * SIZE))
+    assert indexed._tables._scanned("procedures")["vector"] == 0
+    assert nearest(indexed, 2 * SIZE)[0] == 2 * SIZE - 1
+
+
+def test_an_index_finds_neither_other_projects_nor_the_retired(indexed: Store) -> None:
+    save_in_a_row(indexed, [200], project="mine")
+    save_in_a_row(indexed, [201], project="other")
+    save_in_a_row(indexed, [202], status="retired", project="mine")
+    indexed.compact()
+    assert nearest(indexed, 201, projects=["mine", ""])[:2] == [200, SIZE - 1]
+    assert nearest(indexed, 201, projects=["mine"]) == [200]
+
+
+def test_a_memory_embedded_anew_has_a_new_index(indexed: Store) -> None:
+    ids = [p.id for p in indexed.list_procedures()]
+    indexed.reembed("maxi", 12, {i: direction(int(i.removeprefix("p_")), 12) for i in ids})
+    assert indexed._tables._scanned("procedures")["vector"] == 0
+    assert indexed.dense(direction(59, 12).vector, projects=[""], limit=1)[0][0].id == "p_000000000059"
+
+
+def test_what_is_forgotten_is_in_no_index_any_more(indexed: Store) -> None:
+    [secret] = save_in_a_row(indexed, [300], pitfalls=(Pitfall(text="Qzxsecretword"),))
+    indexed.note(Event(kind="used", procedure_id=secret.id, counted_from=1))
+    indexed.compact()
+    assert files_with(indexed, secret.id)
+    indexed.forget(secret.id)
+    gone = {f.parts[len(indexed.directory.parts)] for f in files_with(indexed, secret.id)}
+    assert gone == {"events.lance"}  # that it was forgotten
+    assert files_with(indexed, "qzxsecretword") == []
+    assert 300 not in nearest(indexed, 300)
+    assert {"vector", "phrases", "status", "project"} <= indexed._tables.indexed("procedures")
+
+
+def test_a_large_memory_without_an_embedder_has_no_index_of_vectors(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, indexed_from=3)
+    save(store, *(procedure(f"Number {i}") for i in range(9)))
+    assert store._tables.indexed("procedures") == {"doc", "errors", "status", "project"}
+    store.adopt("mini", 8)
+    save(store, procedure("without a vector"))
+    assert "vector" not in store._tables.indexed("procedures")
+
+
+def test_a_text_that_was_read_before_it_was_revised_elsewhere_is_read_again(indexed: Store) -> None:
+    other = Store.open(indexed.directory)
+    old = indexed.lexical("number 17", projects=[""], limit=1)[0][0]
+    later = revised(old, title="Number 17, revised", created_at=START)
+    save(other, later)
+    assert indexed.lexical("number 17", projects=[""], limit=1)[0][0] == later
+
+
 # --- events
 
 
@@ -615,9 +713,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     procedures = Bundle("procedures")
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, indexed_from: int) -> None:
         super().__init__()
-        self.store = Store.open(directory / new_id("m"))
+        self.directory, self.indexed_from = directory / new_id("m"), indexed_from
+        self.reopen()
         self.expected: dict[str, list[Procedure]] = {}
         self.told: dict[str, Trajectory] = {}
         self.uses: dict[str, int] = {}
@@ -626,7 +725,8 @@ class AnyOrder(RuleBasedStateMachine):
     def learn(self, text: str) -> str:
         """Record a trajectory that becomes a procedure; the second try changes nothing."""
         told, made = trajectory("x" + text, key=new_id("k")), procedure("x" + text)
-        assert self.store.apply(Commit(op_id=told.id, trajectory=told, procedures=(made,))) == [True]
+        vectors = {made.id: direction(len(self.told))}
+        assert self.store.apply(Commit(op_id=told.id, trajectory=told, procedures=(made,)), vectors=vectors) == [True]
         assert self.store.apply(Commit(op_id=told.id, trajectory=told, procedures=(made,))) == [False]
         self.expected[made.id] = [made]
         self.told[told.id] = told
@@ -676,7 +776,8 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         """Start another process."""
-        self.store = Store.open(self.store.directory)
+        self.store = Store.open(self.directory, indexed_from=self.indexed_from)
+        self.store.adopt("mini", 8)
 
     @rule()
     def rebuild(self) -> None:
@@ -693,13 +794,27 @@ class AnyOrder(RuleBasedStateMachine):
         counts = self.store.counts(self.expected.keys())
         assert {i: c[1].uses for i, c in counts.items() if c} == self.uses
         assert {t.id for t in self.store.all_trajectories()} == self.told.keys()
-        found = self.store.lexical("something heated", projects=[""], limit=99)
-        assert {p.id for p, _ in found} == {i for i, p in current.items() if p.status != "retired"}
+        visible = {i: p for i, p in current.items() if p.status != "retired"}
+        assert dict(found(self.store.lexical("something heated", projects=[""], limit=99))) == visible
+        for column in METRICS:
+            near = self.store.dense(direction(0).vector, column=column, projects=[""], limit=99)
+            assert dict(found(near)) == visible
 
 
-def test_any_order_of_acts_keeps_the_memory_sound(tmp_path: Path) -> None:
+def found(hits: Sequence[tuple[Procedure, float]]) -> list[tuple[str, Procedure]]:
+    return [(p.id, p) for p, _ in hits]
+
+
+def direction(number: int, dimension: int = 8) -> Vectors:
+    """A unit vector that leans a little further from the first axis the higher the number."""
+    vector = [math.cos(number / 100)] + [math.sin(number / 100) / math.sqrt(dimension - 1)] * (dimension - 1)
+    return Vectors(vector, vector)
+
+
+@pytest.mark.parametrize("indexed_from", [INDEXED_FROM, 1])
+def test_any_order_of_acts_keeps_the_memory_sound(tmp_path: Path, indexed_from: int) -> None:
     run_state_machine_as_test(
-        lambda: AnyOrder(tmp_path),  # type: ignore[arg-type] # any callable that makes one will do
+        lambda: AnyOrder(tmp_path, indexed_from),  # type: ignore[arg-type] # any callable that makes one will do
         settings=settings(deadline=None, max_examples=6, stateful_step_count=15),
     )
 
