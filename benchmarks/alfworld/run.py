@@ -17,7 +17,6 @@ import functools
 import json
 import lzma
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -256,7 +255,7 @@ def drift(entries: Sequence[Entry], others: Sequence[Entry], homes: Path, cache:
     After: the same games again, and other games before and after.
     """
     home = homes / "drift"
-    shutil.copytree(homes / "gpt-4", home)
+    imported(home, [AGENTINSTRUCT])
     found = {"before": _literally(entries, home, cache), "other games, before": _literally(others, home, cache)}
     server = Server(home)
     for entry in entries:
@@ -371,24 +370,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", default="valid_seen", choices=["valid_seen", "valid_train"])
     parser.add_argument("--every", type=int, default=1, help="only each Nth game")
-    parser.add_argument("--parts", nargs="+", default=["cold", "streams", "drift"])
+    parts = ["cold", "streams", "drift"]
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts, help="the others' results are kept")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS), help="orders of the streams' games")
     parser.add_argument("--cache", type=Path, help="keeps translations and what commands lead to between runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "alfworld.json")
     options = parser.parse_args()
     if not GAMES.is_file():
         sys.exit(f"{GAMES} is not there: set TEST_DATA to a folder with alfworld/ and retrieval/.")
+    kept = json.loads(options.out.read_text())["results"] if options.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         results = _run(options, Path(folder), options.cache or Path(folder) / "games")
     packages = ["alfworld", "bm25s", "textworld", "fast-downward-textworld", "scipy"]
-    write_results(options.out, command_line(), options.seeds, results, packages=packages)
+    write_results(options.out, command_line(), options.seeds, kept | results, packages=packages)
 
 
 def _run(options: argparse.Namespace, folder: Path, cache: Path) -> dict[str, Any]:
     games = _games(cache)
     entries = without_leaks(games.split(options.split), games)[:: options.every]
     results: dict[str, Any] = {"split": options.split, "games": len(entries)}
-    if "cold" in options.parts or "drift" in options.parts:
+    if "cold" in options.parts:
         arms = cold_start(entries, folder, cache)
         results |= _reported(arms, entries)
     if "streams" in options.parts:
