@@ -376,13 +376,14 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, help="keeps translations and what commands lead to between runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "alfworld.json")
     options = parser.parse_args()
+    command = command_line()  # the games' translator takes sys.argv for its own
     if not GAMES.is_file():
         sys.exit(f"{GAMES} is not there: set TEST_DATA to a folder with alfworld/ and retrieval/.")
     kept = json.loads(options.out.read_text())["results"] if options.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         results = _run(options, Path(folder), options.cache or Path(folder) / "games")
     packages = ["alfworld", "bm25s", "textworld", "fast-downward-textworld", "scipy"]
-    write_results(options.out, command_line(), options.seeds, kept | results, packages=packages)
+    write_results(options.out, command, options.seeds, kept | results, packages=packages)
 
 
 def _run(options: argparse.Namespace, folder: Path, cache: Path) -> dict[str, Any]:
