@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import re
 import sys
@@ -19,6 +20,13 @@ README = HERE.parent / "README.md"
 EMBEDDER = "all-MiniLM-L6-v2"
 
 Results = Mapping[str, Any]
+
+
+@functools.cache
+def told(name: str) -> Results:
+    """The results of one benchmark, as it wrote them."""
+    found: Results = json.loads((HERE / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return found
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
@@ -115,12 +123,12 @@ def alfworld_drift(results: Results) -> str:
     return table(head, rows)
 
 
-def telecom(told: Results) -> str:
+def telecom(results: Results) -> str:
     """Tickets solved and calls used, by arm."""
     head = ("arm", "solved", "calls of 40")
     rows = [
-        (_mine(name), f"{line['solved']:g} of {line['of']}", f"{line['calls']:.1f}")
-        for name, line in told["summary"].items()
+        (_mine(name), f"{line['solved']:.3g} of {line['of']}", f"{line['calls']:.1f}")
+        for name, line in results["summary"].items()
     ]
     return table(head, rows)
 
@@ -146,8 +154,7 @@ def embedders(results: Results) -> str:
     """The hybrid with each embedder that the project supports."""
     sets = [name for name in results[EMBEDDER] if name.startswith("ALFRED")]
     head = ("hybrid with", *(re.sub(r"ALFRED, | \(.*", "", name) for name in sets))
-    told = {name: found for name, found in results.items() if isinstance(found, dict) and sets[0] in found}
-    return table(head, [(name, *(_cells(found[s]["hybrid"]) for s in sets)) for name, found in told.items()])
+    return table(head, [(name, *(_cells(found[s]["hybrid"]) for s in sets)) for name, found in results.items()])
 
 
 def _cells(line: Mapping[str, Mapping[str, float]]) -> str:
@@ -165,26 +172,98 @@ def _mine(name: str) -> str:
     return f"**{name.replace('server', 'memp-mcp')}**" if name.startswith("server") else name
 
 
-TABLES: dict[str, tuple[str, Callable[[Results], str]]] = {
-    "alfworld-arms": ("alfworld", lambda told: alfworld_arms(told["results"])),
-    "alfworld-compared": ("alfworld", lambda told: alfworld_compared(told["results"])),
-    "alfworld-types": ("alfworld", lambda told: alfworld_types(told["results"])),
-    "alfworld-streams": ("alfworld", lambda told: alfworld_streams(told["results"])),
-    "alfworld-drift": ("alfworld", lambda told: alfworld_drift(told["results"])),
-    "telecom": ("telecom", telecom),
-    "retrieval": ("retrieval", lambda told: retrieval(told["results"])),
-    "proced-mem-bench": ("retrieval", lambda told: proced_mem_bench(told["results"])),
-    "embedders": ("retrieval", lambda told: embedders(told["results"])),
+# -- claims ---------------------------------------------------------------------------------------------------
+
+
+def claims() -> str:
+    """What the README says first, each with the command that says it."""
+    return table(("what", "figure", "by"), [*_of_learning(), *_of_finding(), *_of_cost()])
+
+
+def _of_learning() -> list[tuple[str, str, str]]:
+    arms = {arm["arm"]: arm for arm in told("alfworld")["results"]["arms"]}
+    won = [_percent(arms[name]["won in 30"]) for name in ("server, k=3", "no memory", "raw BM25")]
+    tickets = told("telecom")["summary"]
+    solved = [
+        f"{tickets[name]['solved']:g}"
+        for name in ("server, observed state, k=3", "no memory", "nearest run by text (ExpRAG)")
+    ]
+    of = tickets["no memory"]["of"]
+    return [
+        (
+            "ALFWorld games that one and the same agent wins within 30 steps",
+            f"{won[0]}, without a memory {won[1]}, with BM25 over the same runs {won[2]}",
+            "`python -m benchmarks.alfworld.run`",
+        ),
+        (
+            "games that it costs: won in 50 steps without it and not with it",
+            _percent(arms["server, k=3"]["lost by it"], 1),
+            "the same",
+        ),
+        (
+            "τ²-bench telecom tickets solved within 40 calls",
+            f"{solved[0]} of {of}, without a memory {solved[1]}, with the run of the nearest ticket {solved[2]}",
+            "`python -m benchmarks.telecom.run`",
+        ),
+    ]
+
+
+def _of_finding() -> list[tuple[str, str, str]]:
+    sets = told("retrieval")["results"][EMBEDDER]
+    words = next(policies for name, policies in sets.items() if "human → template" in name)
+    hybrid, plain = (words[p]["P@1 type"]["value"] for p in ("hybrid", "BM25 on the task"))
+    memories = told("floor")["results"][EMBEDDER]["memories"].values()
+    refused = _percent(min(_refused(rows, "unrelated") for rows in memories), 1)
+    lost = _percent(max(_refused(rows, "related") for rows in memories), 1)
+    return [
+        (
+            "tasks in people's own words for which the first procedure is of the right kind, remembered in other words",
+            f"{_percent(hybrid)}, where BM25 finds {_percent(plain)}",
+            "`python -m benchmarks.retrieval`",
+        ),
+        (
+            'requests from elsewhere that are answered "nothing relevant"',
+            f"{refused}, and of the related ones {lost}",
+            "`python -m benchmarks.floor`",
+        ),
+    ]
+
+
+def _refused(rows: Iterable[Mapping[str, Any]], kind: str) -> float:
+    of_kind = [r for r in rows if r["kind"] == kind]
+    return float(sum(r["refused_shipped"] * r["count"] for r in of_kind) / sum(r["count"] for r in of_kind))
+
+
+def _of_cost() -> list[tuple[str, str, str]]:
+    return [
+        (
+            "the five tools, in the prompt of every client that lists them",
+            "under 1,500 tokens",
+            "`pytest tests/test_server.py`",
+        )
+    ]
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "claims": claims,
+    "alfworld-arms": lambda: alfworld_arms(told("alfworld")["results"]),
+    "alfworld-compared": lambda: alfworld_compared(told("alfworld")["results"]),
+    "alfworld-types": lambda: alfworld_types(told("alfworld")["results"]),
+    "alfworld-streams": lambda: alfworld_streams(told("alfworld")["results"]),
+    "alfworld-drift": lambda: alfworld_drift(told("alfworld")["results"]),
+    "telecom": lambda: telecom(told("telecom")),
+    "retrieval": lambda: retrieval(told("retrieval")["results"]),
+    "proced-mem-bench": lambda: proced_mem_bench(told("retrieval")["results"]),
+    "embedders": lambda: embedders(told("retrieval")["results"]),
 }
 
 
 def filled(text: str) -> str:
     """The README with every table that it has marks for, from the results as they are."""
-    for name, (source, write) in TABLES.items():
+    for name, write in TABLES.items():
         marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- / -->)", re.DOTALL)
         if place := marks.search(text):
-            made = write(json.loads((HERE / "results" / f"{source}.json").read_text(encoding="utf-8")))
-            text = text[: place.end(1)] + made + text[place.start(2) :]
+            text = text[: place.end(1)] + write() + text[place.start(2) :]
     return text
 
 
