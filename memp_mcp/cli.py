@@ -296,10 +296,15 @@ def _stats(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: 
     memory.vectorizer.background.ready(30)
     stats = memory.stats()
     table = _table("figure", "value")
-    for name, value in stats.model_dump(mode="json", exclude={"ledger"}).items():
-        table.add_row(name.replace("_", " "), json.dumps(value) if isinstance(value, dict) else str(value))
+    table.add_row("size", f"{stats.size.bytes / 1e6:,.1f} MB: {_counted(stats.size.rows)}")
+    for name, value in stats.model_dump(mode="json", exclude={"ledger", "size"}).items():
+        table.add_row(name.replace("_", " "), _counted(value) if isinstance(value, dict) else str(value))
     told = [*sheets.sheets(stats.ledger), sheets.procedures(stats.ledger, stats.ledger.procedures)]
     return Answer(stats, [table, *(line for sheet in told if sheet.rows for line in _sheet(sheet))])
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{n:,} {what.replace('_', ' ')}" for what, n in counts.items()) or "none"
 
 
 def _sheet(sheet: Sheet) -> list[str | Table]:
