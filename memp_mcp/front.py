@@ -15,6 +15,7 @@ import io
 import json
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -153,9 +154,18 @@ def _claim_wire() -> tuple[io.BufferedIOBase, BinaryIO]:
 
 
 def _leave_on_signals() -> None:
-    """End at once on SIGTERM and SIGINT: an ordinary exit waits for the reader, which waits for the client."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _frame: os._exit(128 + received))
+    """End at once on SIGTERM and SIGINT: an ordinary exit waits for the reader, which waits for the client.
+
+    A thread waits for them. A handler runs in the main thread, and a signal that comes just before that goes to sleep
+    does not wake it.
+    """
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    if sys.platform == "win32":
+        for number in numbers:
+            signal.signal(number, lambda received, _frame: os._exit(128 + received))
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    threading.Thread(target=lambda: os._exit(128 + signal.sigwait(numbers)), name="signals", daemon=True).start()
 
 
 def _leave_with_parent() -> None:
