@@ -50,10 +50,12 @@ def alfworld_streams(results: Mapping[str, Any]) -> Figure:
         bins = [steps[:, i : i + BIN].mean() for i in range(0, steps.shape[1] - BIN + 1, BIN)]
         middles = [i + BIN / 2 for i in range(0, steps.shape[1] - BIN + 1, BIN)]
         axes.plot(middles, bins, "o-", color=COLOURS[policy], ms=4, lw=1.8, label=policy)
+    alone = np.mean([r["steps"] if r["won"] else 50 for r in results["rows"]["no memory"]])
+    axes.axhline(float(alone), color="#333", lw=1, ls=":", label="no memory (mean)")
     axes.set_xlabel(f"games played, {len(orders)} orders, from an empty memory")
     axes.set_ylabel("steps a game (lost: 50)")
     axes.set_ylim(0)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=2)
     return figure
 
 
