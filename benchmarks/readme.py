@@ -261,9 +261,8 @@ TABLES: dict[str, Callable[[], str]] = {
 def filled(text: str) -> str:
     """The README with every table that it has marks for, from the results as they are."""
     for name, write in TABLES.items():
-        marks = re.compile(rf"(<!-- {name} -->\n).*?(\n<!-- / -->)", re.DOTALL)
-        if place := marks.search(text):
-            text = text[: place.end(1)] + write() + text[place.start(2) :]
+        if place := re.search(rf"(?<=<!-- {name} -->\n).*?(?=<!-- / -->)", text, re.DOTALL):
+            text = f"{text[: place.start()]}{write()}\n{text[place.end() :]}"
     return text
 
 

@@ -27,7 +27,8 @@ The house, in the order in which a request walks through it; imports run the sam
     llm.py        LLM protocol; Anthropic; OpenAI-compatible (GPT, Qwen, a local server)
     embedder.py   Embedder protocol and the real ones; minilm.py the default one's forward pass, in numpy
     redact.py     secrets out, before anything is stored
-    store.py      the memory on disk: lock, commits, recovery; tables.py LanceDB itself, rows and filters
+    store.py      the memory on disk: lock, commits, recovery; tables.py LanceDB itself, rows, filters and indexes
+    resident.py   the vectors of a small memory, held by the process
     settings.py   MEMP_* → one frozen Settings
     models.py     Step, Trajectory, Reward, Procedure, Change, Event …
     errors.py     the MempError tree

@@ -39,7 +39,7 @@ from memp_mcp.record import Recorded, Recorder
 from memp_mcp.reflect import Reflection, Reflector, Report, last_error
 from memp_mcp.retrieve import Match
 from memp_mcp.settings import Settings
-from memp_mcp.store import Store, StoreSize
+from memp_mcp.store import Hit, Store, StoreSize
 from memp_mcp.vectors import Vectorizer
 
 log = logging.getLogger(__name__)
@@ -225,23 +225,25 @@ class Memory:
         if policy == "random":
             seed = int(stable_id("s", task)[2:10], 16)
             return {"words": [(p, 0.0) for p in self.store.sample(projects=scope, limit=limit, seed=seed)]}
-        searches: dict[str, Future[list[tuple[Procedure, float]]]] = {}
+        searches: dict[str, Future[list[Hit]]] = {}
         with ThreadPoolExecutor(max_workers=4, thread_name_prefix="search") as pool:  # LanceDB works outside the GIL
 
-            def search(view: str, how: Callable[..., list[tuple[Procedure, float]]], what: object, column: str) -> None:
+            def search(view: str, how: Callable[..., list[Hit]], what: object, column: str) -> None:
                 searches[view] = pool.submit(how, what, column=column, projects=scope, limit=limit)
 
             if policy == "hybrid" or embedder is None:
-                search("words", self.store.lexical, task, "doc")
+                search("words", self.store.worded, task, "doc")
             if error:
-                search("errors", self.store.lexical, error, "errors")
+                search("errors", self.store.worded, error, "errors")
             if embedder is not None and policy == "avefact":
                 asked = self.vectorizer.of_task(embedder, task)
-                search("dense", self.store.dense, asked.vector, "vector")
-                search("phrases", self.store.dense, asked.phrases, "phrases")
+                search("dense", self.store.near, asked.vector, "vector")
+                search("phrases", self.store.near, asked.phrases, "phrases")
             elif embedder is not None:
-                search("dense", self.store.dense, embedder.embed([task])[0].tolist(), "vector")
-        return {view: found.result() for view, found in searches.items()}
+                search("dense", self.store.near, embedder.embed([task])[0].tolist(), "vector")
+        hits = {view: found.result() for view, found in searches.items()}
+        procedures = self.store.found([hit for of_view in hits.values() for hit in of_view])
+        return {v: [(procedures[h.id], h.score) for h in found if h.id in procedures] for v, found in hits.items()}
 
     def _floor(self, embedder: Embedder) -> float:
         return embedder.floor if self.settings.floor is None else self.settings.floor

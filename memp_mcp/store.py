@@ -40,6 +40,7 @@ from memp_mcp.models import (
     Value,
     stable_id,
 )
+from memp_mcp.resident import MAX_FLOATS, Resident
 from memp_mcp.tables import (
     INDEXED_FROM,
     SCHEMAS,
@@ -63,7 +64,6 @@ from memp_mcp.tables import (
 FORMAT = 1
 
 _REVISION = ("id", "revision", "created_at")
-"""Columns that say which text a row holds: even a history that is forgotten and begun anew has other moments."""
 _READ_LATELY = 1_000
 """Procedures that are kept as they were read: about 15 MB."""
 _BATCH = 500
@@ -79,6 +79,16 @@ class Vectors(NamedTuple):
 
     vector: Sequence[float]
     phrases: Sequence[float]
+
+
+class Hit(NamedTuple):
+    """A procedure that a search found: which text of which id, and how well it fits. The text itself is not read."""
+
+    id: str
+    revision: int
+    created_at: datetime
+    """Of the revision: even a history that was forgotten and begun anew has other moments."""
+    score: float
 
 
 class StoreSize(NamedTuple):
@@ -127,10 +137,12 @@ class _Meta(Value):
 class Store:
     """The memory on disk. Thread-safe; any number of processes may have the same directory open."""
 
-    def __init__(self, directory: Path, *, lock_timeout: float, indexed_from: int = INDEXED_FROM) -> None:
+    def __init__(
+        self, directory: Path, *, lock_timeout: float, indexed_from: int = INDEXED_FROM, max_floats: int = MAX_FLOATS
+    ) -> None:
         self.directory = directory
         self.id = ""
-        self._read_lately: dict[tuple[object, ...], Procedure] = {}
+        self._read_lately: dict[tuple[str, int, datetime], Procedure] = {}
         self._adopted: tuple[str, int] | None = None
         self._lock_timeout = lock_timeout
         self._turn = threading.Lock()
@@ -142,6 +154,7 @@ class Store:
         )
         with explained(directory):
             self._tables = Tables(directory, indexed_from=indexed_from)
+        self._resident = Resident(self._tables, max_floats=max_floats)
 
     @classmethod
     def open(
@@ -151,6 +164,7 @@ class Store:
         lock_timeout: float = 30.0,
         salvage: bool = False,
         indexed_from: int = INDEXED_FROM,
+        max_floats: int = MAX_FLOATS,
     ) -> Self:
         """Open the memory in *directory*; make an empty one when there is none. Never destroys anything.
 
@@ -159,6 +173,7 @@ class Store:
             lock_timeout: seconds that a write waits for other writers.
             salvage: open it even if tables are unreadable; those raise when they are used.
             indexed_from: rows from which on a table has all its indexes.
+            max_floats: size of the vectors up to which this process holds them.
 
         Raises:
             StoreNewer: a later version of the program wrote it.
@@ -167,7 +182,7 @@ class Store:
         """
         with explained(directory):
             directory.mkdir(parents=True, exist_ok=True)
-        store = cls(directory, lock_timeout=lock_timeout, indexed_from=indexed_from)
+        store = cls(directory, lock_timeout=lock_timeout, indexed_from=indexed_from, max_floats=max_floats)
         if not (directory / "meta.json").exists():
             store._create()
         store.id = store._meta().id
@@ -503,6 +518,12 @@ class Store:
     def dense(
         self, vector: Sequence[float], *, column: VectorColumn = "vector", projects: Collection[str], limit: int
     ) -> list[tuple[Procedure, float]]:
+        """Procedures by similarity, as `near` finds them."""
+        return self.scored(self.near(vector, column=column, projects=projects, limit=limit))
+
+    def near(
+        self, vector: Sequence[float], *, column: VectorColumn = "vector", projects: Collection[str], limit: int
+    ) -> list[Hit]:
         """Procedures by similarity, the most similar first; without the retired ones and those without a vector.
 
         The similarity is the cosine for ``vector`` and the dot product for ``phrases``, whose vectors are means of
@@ -512,8 +533,10 @@ class Store:
             EmbedderError: `adopt` was not called, or somebody has re-embedded the memory since.
         """
         checked = _checked(vector, self._dimension(self._meta()), "The query")
-        rows = self._tables.nearest(checked, column, _REVISION, where=_visible(projects), limit=limit)
-        return self._scored(rows, lambda row: 1.0 - row["_distance"])
+        rows = self._resident.nearest(checked, column, projects=projects, limit=limit)
+        if rows is None:
+            rows = self._tables.nearest(checked, column, _REVISION, where=_visible(projects), limit=limit)
+        return [_hit(row, 1.0 - row["_distance"]) for row in rows]
 
     def lexical(
         self,
@@ -523,9 +546,33 @@ class Store:
         projects: Collection[str],
         limit: int,
     ) -> list[tuple[Procedure, float]]:
+        """Procedures by BM25 score, as `worded` finds them."""
+        return self.scored(self.worded(text, column=column, projects=projects, limit=limit))
+
+    def worded(
+        self, text: str, *, column: Literal["doc", "errors"] = "doc", projects: Collection[str], limit: int
+    ) -> list[Hit]:
         """Procedures by BM25 score, best first; any text will do. Without the retired ones."""
         rows = self._tables.matching("procedures", text, column, _REVISION, where=_visible(projects), limit=limit)
-        return self._scored(rows, lambda row: row["_score"])
+        return [_hit(row, row["_score"]) for row in rows]
+
+    def scored(self, hits: Sequence[Hit]) -> list[tuple[Procedure, float]]:
+        """The procedures that were found, with their scores."""
+        procedures = self.found(hits)
+        return [(procedures[hit.id], hit.score) for hit in hits if hit.id in procedures]
+
+    def found(self, hits: Sequence[Hit]) -> dict[str, Procedure]:
+        """The procedures that were found, by id; those that were read lately are not read again."""
+        # A thread reads the dictionary once and goes on with what it got, so that another may replace it meanwhile.
+        lately = self._read_lately
+        known = {hit.id: p for hit in hits if (p := lately.get(hit[:3])) is not None}
+        read = self.procedures({hit.id for hit in hits} - known.keys())
+        new = {(p.id, p.revision, p.created_at): p for p in read.values()}
+        if len(lately) + len(new) > _READ_LATELY:
+            self._read_lately = new
+        else:
+            lately.update(new)
+        return known | read
 
     def sample(self, *, projects: Collection[str], limit: int, seed: int) -> list[Procedure]:
         """A random choice: the baseline that every way of retrieving has to beat."""
@@ -774,24 +821,6 @@ class Store:
         with explained(self.directory):
             return [kind.model_validate_json(row["body"]) for row in rows]
 
-    def _scored(self, rows: Sequence[Row], score: Callable[[Row], float]) -> list[tuple[Procedure, float]]:
-        found = self._of_rows(rows)
-        return [(found[row["id"]], score(row)) for row in rows if row["id"] in found]
-
-    def _of_rows(self, rows: Iterable[Row]) -> dict[str, Procedure]:
-        """The procedures of these rows, by id; what was read lately is not read again."""
-        # A thread reads the dictionary once and goes on with what it got, so that another may replace it meanwhile.
-        lately = self._read_lately
-        keys = {row["id"]: tuple(row[c] for c in _REVISION) for row in rows}
-        known = {i: p for i, key in keys.items() if (p := lately.get(key)) is not None}
-        read = self.procedures(keys.keys() - known.keys())
-        new = {tuple(getattr(p, c) for c in _REVISION): p for p in read.values()}
-        if len(lately) + len(new) > _READ_LATELY:
-            self._read_lately = new
-        else:
-            lately.update(new)
-        return known | read
-
 
 _V = TypeVar("_V", bound=Value)
 
@@ -842,6 +871,10 @@ def _marker(commit: Commit) -> Event:
         return marker
     told = {"trajectory_id": commit.trajectory.id, "client": commit.trajectory.client, "detail": commit.figures}
     return marker.model_copy(update={**told, "project": commit.trajectory.project})
+
+
+def _hit(row: Row, score: float) -> Hit:
+    return Hit(row["id"], row["revision"], row["created_at"], score)
 
 
 def _counted(rows: Sequence[Row]) -> Counts:

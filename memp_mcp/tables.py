@@ -305,6 +305,23 @@ class Tables:
             ),
         )
 
+    def version(self, name: TableName) -> int:
+        """The number of the table's latest version; every commit of any process makes another."""
+        return int(self._read(name, lambda t: t.version))
+
+    def held(self, columns: Sequence[str], vectors: Collection[VectorColumn]) -> dict[str, Any]:
+        """Columns of all procedures that have vectors and are not retired, as numpy arrays of one length."""
+        where = "status != 'retired' AND " + " AND ".join(f"{v} IS NOT NULL" for v in vectors)
+        found = self._read(
+            "procedures", lambda t: t.search().where(where).select([*columns, *vectors]).to_arrow().combine_chunks()
+        )
+        plain = {c: found[c].to_numpy() for c in columns}
+        size = found.num_rows
+        # copied: a view would keep the other columns of the batch too
+        return plain | {
+            v: found[v].combine_chunks().flatten().to_numpy().reshape(size, -1 if size else 0).copy() for v in vectors
+        }
+
     def matching(
         self, name: TableName, text: str, column: str, columns: Sequence[str], *, where: str, limit: int
     ) -> list[Row]:

@@ -23,7 +23,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from memp_mcp.errors import EmbedderError, StaleRevision, StoreBusy, StoreDamaged, StoreFull, StoreNewer
 from memp_mcp.models import Commit, Counts, Event, Pitfall, Procedure, Reward, Step, Trajectory, new_id, storable
 from memp_mcp.store import Store, Vectors
-from memp_mcp.tables import INDEXED_FROM, METRICS, TableName, Tables, committed, version_row
+from memp_mcp.tables import METRICS, TableName, Tables, committed, version_row
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=())) | st.sampled_from(
@@ -533,8 +533,8 @@ SIZE = 60
 
 @pytest.fixture
 def indexed(tmp_path: Path) -> Store:
-    """A memory with more procedures than it takes to have an index."""
-    store = Store.open(tmp_path / "indexed", indexed_from=SIZE // 2)
+    """A memory with more procedures than it takes to have an index, and too many to hold their vectors."""
+    store = Store.open(tmp_path / "indexed", indexed_from=SIZE // 2, max_floats=0)
     store.adopt("mini", 8)
     save_in_a_row(store, range(SIZE))
     return store
@@ -563,6 +563,19 @@ def test_a_large_memory_finds_by_its_index_what_a_scan_finds(indexed: Store) -> 
     for number in (0, 17, SIZE - 1):
         assert nearest(indexed, number) == nearest(small, number)
     assert indexed.check() == []
+
+
+def test_vectors_that_are_held_are_those_of_the_latest_commit_of_any_process(store: Store) -> None:
+    store.adopt("mini", 8)
+    save_in_a_row(store, range(9))
+    assert nearest(store, 4)[0] == 4
+    other = Store.open(store.directory)
+    other.adopt("mini", 8)
+    [late] = save_in_a_row(other, [50])
+    assert nearest(store, 50)[0] == 50
+    save(other, revised(late, status="retired"))
+    other.forget("p_000000000004")
+    assert nearest(store, 50) == [8, 7, 6, 5, 3, 2, 1, 0]
 
 
 def test_what_came_after_the_index_is_found_too(indexed: Store) -> None:
@@ -713,9 +726,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     procedures = Bundle("procedures")
 
-    def __init__(self, directory: Path, indexed_from: int) -> None:
+    def __init__(self, directory: Path, limits: dict[str, int]) -> None:
         super().__init__()
-        self.directory, self.indexed_from = directory / new_id("m"), indexed_from
+        self.directory, self.limits = directory / new_id("m"), limits
         self.reopen()
         self.expected: dict[str, list[Procedure]] = {}
         self.told: dict[str, Trajectory] = {}
@@ -776,7 +789,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         """Start another process."""
-        self.store = Store.open(self.directory, indexed_from=self.indexed_from)
+        self.store = Store.open(self.directory, **self.limits)
         self.store.adopt("mini", 8)
 
     @rule()
@@ -811,10 +824,10 @@ def direction(number: int, dimension: int = 8) -> Vectors:
     return Vectors(vector, vector)
 
 
-@pytest.mark.parametrize("indexed_from", [INDEXED_FROM, 1])
-def test_any_order_of_acts_keeps_the_memory_sound(tmp_path: Path, indexed_from: int) -> None:
+@pytest.mark.parametrize("limits", [{}, {"indexed_from": 1, "max_floats": 0}], ids=["small", "large"])
+def test_any_order_of_acts_keeps_the_memory_sound(tmp_path: Path, limits: dict[str, int]) -> None:
     run_state_machine_as_test(
-        lambda: AnyOrder(tmp_path, indexed_from),  # type: ignore[arg-type] # any callable that makes one will do
+        lambda: AnyOrder(tmp_path, limits),  # type: ignore[arg-type] # any callable that makes one will do
         settings=settings(deadline=None, max_examples=6, stateful_step_count=15),
     )
 
