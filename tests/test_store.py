@@ -726,7 +726,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     procedures = Bundle("procedures")
 
-    def __init__(self, directory: Path, limits: dict[str, int]) -> None:
+    def __init__(self, directory: Path, limits: dict[str, Any]) -> None:
         super().__init__()
         self.directory, self.limits = directory / new_id("m"), limits
         self.reopen()
@@ -825,7 +825,7 @@ def direction(number: int, dimension: int = 8) -> Vectors:
 
 
 @pytest.mark.parametrize("limits", [{}, {"indexed_from": 1, "max_floats": 0}], ids=["small", "large"])
-def test_any_order_of_acts_keeps_the_memory_sound(tmp_path: Path, limits: dict[str, int]) -> None:
+def test_any_order_of_acts_keeps_the_memory_sound(tmp_path: Path, limits: dict[str, Any]) -> None:
     run_state_machine_as_test(
         lambda: AnyOrder(tmp_path, limits),  # type: ignore[arg-type] # any callable that makes one will do
         settings=settings(deadline=None, max_examples=6, stateful_step_count=15),
