@@ -133,6 +133,21 @@ def telecom(results: Results) -> str:
     return table(head, rows)
 
 
+def telecom_compared(results: Results) -> str:
+    """The server with the observed state against the others, ticket by ticket."""
+    head = ("memp-mcp, observed state, against", "k", "tickets", "p (McNemar)", "calls fewer [95 %]")
+    others = ("no memory", "nearest run by text (ExpRAG), seed 0", "nearest run by words (BM25), seed 0")
+    rows = []
+    for k in (3, 1):
+        for other in (*others, f"server, ticket only, k={k}"):
+            line = results["comparisons"][f"server, observed state, k={k} vs {other}"]
+            low, high = line["calls_95"]
+            fewer = f"{-line['calls']:.1f} [{-high:.1f}, {-low:.1f}]"
+            tickets = f"+{line['won']} −{line['lost']}"  # noqa: RUF001 - a minus sign
+            rows.append((other.replace("server", "memp-mcp"), k, tickets, f"{line['p']:.2g}", fewer))
+    return table(head, rows)
+
+
 # -- retrieval ------------------------------------------------------------------------------------------------
 
 
@@ -252,6 +267,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "alfworld-streams": lambda: alfworld_streams(told("alfworld")["results"]),
     "alfworld-drift": lambda: alfworld_drift(told("alfworld")["results"]),
     "telecom": lambda: telecom(told("telecom")),
+    "telecom-compared": lambda: telecom_compared(told("telecom")),
     "retrieval": lambda: retrieval(told("retrieval")["results"]),
     "proced-mem-bench": lambda: proced_mem_bench(told("retrieval")["results"]),
     "embedders": lambda: embedders(told("retrieval")["results"]),
