@@ -315,12 +315,12 @@ class Tables:
         found = self._read(
             "procedures", lambda t: t.search().where(where).select([*columns, *vectors]).to_arrow().combine_chunks()
         )
-        plain = {c: found[c].to_numpy() for c in columns}
-        size = found.num_rows
-        # copied: a view would keep the other columns of the batch too
-        return plain | {
-            v: found[v].combine_chunks().flatten().to_numpy().reshape(size, -1 if size else 0).copy() for v in vectors
-        }
+        arrays = {c: found[c].to_numpy() for c in columns}
+        for name in vectors:
+            flat = found[name].combine_chunks().flatten().to_numpy()
+            # copied: a view would keep the other columns of the batch too
+            arrays[name] = flat.reshape(found.num_rows, found.schema.field(name).type.list_size).copy()
+        return arrays
 
     def matching(
         self, name: TableName, text: str, column: str, columns: Sequence[str], *, where: str, limit: int
