@@ -176,6 +176,52 @@ def _cells(line: Mapping[str, Mapping[str, float]]) -> str:
     return " / ".join(f"{value['value']:.3f}".lstrip("0") or "0" for value in line.values())
 
 
+# -- speed and cost -------------------------------------------------------------------------------------------
+
+
+def figures(rows: Sequence[Results], columns: Sequence[str] = ()) -> str:
+    """Rows of figures as a table; numbers to three significant digits."""
+    chosen = columns or list(rows[0])
+    return table(chosen, [[_number(row.get(c)) for c in chosen] for row in rows])
+
+
+def _number(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case bool() | str():
+            return str(value)
+        case float() | int() if abs(value) >= 1000:
+            return f"{value:,.0f}"
+        case float() | int():
+            return f"{value:.3g}"
+    return str(value)
+
+
+def record(results: Results) -> str:
+    """Acknowledgement, import, disk and memory, one line each."""
+    told_first = {
+        "acknowledgement": ("record / bare commit", "CPU of record / bare commit", "record ms p50", "record ms p95"),
+        "import": ("import / embedding (CPU)", "trajectories per CPU second"),
+        "disk": ("MB per 1,000 procedures, compacted", "MB per 1,000 procedures, as written"),
+        "memory": ("calls", "MB idle", "MB after", "after, not of files"),
+    }
+    rows = [(what, name, _number(results[what][name])) for what, names in told_first.items() for name in names]
+    return table(("", "figure", ""), rows)
+
+
+RECALLED = (
+    "procedures",
+    "recall / (embedding + scan)",
+    "ms above 1.3 x",
+    "recall p50",
+    "recall p95",
+    "recall p99",
+    "embedding p50",
+    "scan p50",
+    "recall@10 of vector",
+)
+
 # -- words ----------------------------------------------------------------------------------------------------
 
 
@@ -268,6 +314,11 @@ TABLES: dict[str, Callable[[], str]] = {
     "alfworld-drift": lambda: alfworld_drift(told("alfworld")["results"]),
     "telecom": lambda: telecom(told("telecom")),
     "telecom-compared": lambda: telecom_compared(told("telecom")),
+    "start": lambda: figures(told("start")["results"]["rows"]),
+    "recall": lambda: figures(told("recall")["results"], RECALLED),
+    "record": lambda: record(told("record")["results"]),
+    "growth": lambda: figures(told("record")["results"]["growth"]),
+    "context": lambda: figures(told("context")["results"]["loop"]),
     "retrieval": lambda: retrieval(told("retrieval")["results"]),
     "proced-mem-bench": lambda: proced_mem_bench(told("retrieval")["results"]),
     "embedders": lambda: embedders(told("retrieval")["results"]),

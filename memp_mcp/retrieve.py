@@ -108,12 +108,18 @@ def rank(
             scores[index] -= UNPROVEN * (candidate.procedure.status == "provisional")
         if project and candidate.procedure.project == project:
             scores[index] += 1e-3
-    order = sorted(range(len(relevant)), key=lambda i: (-scores[i], relevant[i].procedure.id))
+    order = sorted(range(len(relevant)), key=lambda i: (-round(scores[i], 6), _among_equals(relevant[i].procedure)))
     if error:
         order = [
             order[i] for i in state.in_turn(error, _known([relevant[i] for i in order]), [scores[i] for i in order])
         ]
     return [_match(relevant[i], scores[i], counts, _why(relevant[i])) for i in order[:limit]]
+
+
+def _among_equals(procedure: Procedure) -> tuple[int, int, tuple[str, ...], str]:
+    """What is done more often goes first, then what is shorter; the rest gives the same order in every memory."""
+    texts = tuple(s.text for s in procedure.script)
+    return -len(procedure.evidence), len(texts), texts, procedure.id
 
 
 def is_relevant(candidate: Candidate, *, task: str, error: str, floor: float | None) -> bool:

@@ -59,6 +59,15 @@ def test_verified_outcomes_decide_among_equals() -> None:
     )
 
 
+def test_of_equals_what_was_done_more_often_goes_first_then_what_is_shorter() -> None:
+    often = Candidate(procedure("often", ["knead", "bake"], evidence=("t_1", "t_2")), dense=0.8)
+    short = Candidate(procedure("short", ["bake"], evidence=("t_3",)), dense=0.8)
+    long = Candidate(procedure("long", ["knead", "rest", "bake"], evidence=("t_4",)), dense=0.8)
+
+    for order in ([often, short, long], [long, short, often], [short, long, often]):
+        assert titles(*order, policy="query") == ["often", "short", "long"]
+
+
 def test_the_callers_own_project_goes_first_among_equals() -> None:
     shared, own = Candidate(BAKE, dense=0.8), Candidate(procedure("bake bread", project="kitchen"), dense=0.8)
 
