@@ -38,7 +38,7 @@ FOLLOWED = 0.6
 """Share of a script that a run has to carry out to be evidence for the procedure that it says it used."""
 
 
-_SLOT = re.compile(r"\{\w+\}")
+_VALUE = re.compile(r"\{\w+\}|\b\d+\b")
 
 
 class Used(NamedTuple):
@@ -218,8 +218,8 @@ def _is_another_way(other: Procedure, draft: Procedure, trajectory: Trajectory) 
 
 
 def _told(step: ScriptStep) -> tuple[str, frozenset[str]]:
-    """The verb of a line, and its words with one word for whatever stands in a slot."""
-    text = _SLOT.sub("value", step.text)
+    """The verb of a line, and its words, with one word for every number and whatever stands in a slot."""
+    text = _VALUE.sub("value", step.text)
     return evidence.head(text).casefold(), frozenset(keys.content_words(text))
 
 
@@ -246,7 +246,7 @@ def followed(script: Sequence[ScriptStep], steps: Sequence[Step]) -> float:
 
 def script_similarity(one: Procedure, other: Procedure) -> float:
     """How far two scripts agree line by line, in [0, 1]; 0 where one of them has none."""
-    left, right = ([keys.same_task_form(_SLOT.sub("value", s.text)) for s in p.script] for p in (one, other))
+    left, right = ([keys.same_task_form(_VALUE.sub("value", s.text)) for s in p.script] for p in (one, other))
     return difflib.SequenceMatcher(None, left, right, autojunk=False).ratio() if left and right else 0.0
 
 
