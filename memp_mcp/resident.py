@@ -1,6 +1,7 @@
 """The vectors of a small memory, held by the process: an exact scan takes a tenth of what a query of LanceDB costs.
 
-They are those of one version of the table. After a commit, of whatever process, they are read anew.
+They are those of one version of the table. After a commit, of whatever process, they are read anew at the second
+search: who writes one procedure after the other would else read all of them for each.
 """
 
 from __future__ import annotations
@@ -38,16 +39,19 @@ class Resident:
         self._tables = tables
         self._max_floats = max_floats
         self._held: _Held | None = None
+        self._searched = -1
         self._reading = threading.Lock()
 
     def nearest(
         self, vector: Sequence[float], column: VectorColumn, *, projects: Collection[str], limit: int
     ) -> list[Row] | None:
-        """Rows as `Tables.nearest` gives them, of the visible procedures of these projects; None: it is too large."""
+        """Rows as `Tables.nearest` gives them, of the visible procedures of these projects; None: ask LanceDB."""
         if 2 * len(vector) * self._tables.count("procedures") > self._max_floats:
             self._held = None
             return None
         held = self._current()
+        if held is None:
+            return None
         query = np.asarray(vector, np.float32)
         query = _unit(query) if METRICS[column] == "cosine" else query
         scores = held.vectors[column] @ query
@@ -64,11 +68,15 @@ class Resident:
             for i in best
         ]
 
-    def _current(self) -> _Held:
+    def _current(self) -> _Held | None:
         with self._reading:
             # Asked before reading: what is held may be newer than its number says, and is then read once more.
             version = self._tables.version("procedures")
             if self._held is None or self._held.version != version:
+                first, self._searched = self._searched != version, version
+                if first:
+                    self._held = None
+                    return None
                 read = self._tables.held(("id", "revision", "created_at", "project"), METRICS)
                 vectors = dict(zip(METRICS, (read[c] for c in METRICS), strict=True))
                 vectors["vector"] = _unit(vectors["vector"])
