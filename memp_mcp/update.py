@@ -92,7 +92,7 @@ def decide(
 
     """
     changes = [c for used in episode.used for c in _health(used, episode.trajectory, retire_uses, retire_below)]
-    if policy != "adjustment":  # vanilla and validation only ever add
+    if policy != "adjustment":  # the others neither retire nor roll back
         changes = [c for c in changes if c.kind == "promote"]
     if draft is not None:
         touched = {c.procedure.id: c.procedure for c in changes}
