@@ -111,12 +111,12 @@ def rankers(memory: Memory, texts: Mapping[str, str]) -> dict[str, Ranker]:
 
 
 def _by_policy(memory: Memory, policy: RetrievePolicy) -> Ranker:
-    embedder, reason = memory.vectorizer.embedder(wait=60)
-    if embedder is None:
+    if policy != "random" and (reason := memory.vectorizer.embedder(wait=60)[1]):
         sys.exit(reason)
 
     def ranked(task: str) -> Ranking:
-        candidates = retrieve.gather(memory._views(task, "", policy, "", embedder))  # noqa: SLF001 - measures a stage
+        _, views, _ = memory._looked_up(task, "", policy, "")  # noqa: SLF001 - measures a stage
+        candidates = retrieve.gather(views)
         matches = retrieve.rank(candidates, task=task, policy=policy, floor=-1.0, counts={}, limit=DEPTH)
         return [m.procedure.id for m in matches]
 

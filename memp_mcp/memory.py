@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple, Self
 
@@ -121,6 +121,7 @@ class Memory:
         self.settings = settings
         self.llm = llm
         self.rules = tuple(rules)
+        self._searching = ThreadPoolExecutor(max_workers=4, thread_name_prefix="search")
         self.vectorizer = Vectorizer(store, embedder)
         self._recorder = Recorder(store, self.vectorizer, settings, llm, rules)
         self._reflector = Reflector(store, self.vectorizer, llm)
@@ -211,39 +212,48 @@ class Memory:
     ) -> tuple[Embedder | None, retrieve.Views, str]:
         """What was asked for vectors, what each view found, and why there are no vectors where there are none."""
         if policy == "random":
-            return None, self._views(task, error, policy, project, None), ""
-        embedder, reason = self.vectorizer.embedder_for(task, wait=self.settings.recall_wait)
-        try:
-            return embedder, self._views(task, error, policy, project, embedder), reason
-        except EmbedderError as changed:  # another process has begun to embed the memory anew in this very moment
-            return None, self._views(task, error, policy, project, None), str(changed)
-
-    def _views(
-        self, task: str, error: str, policy: RetrievePolicy, project: str, embedder: Embedder | None
-    ) -> retrieve.Views:
-        scope, limit = {project, ""}, retrieve.CANDIDATES
-        if policy == "random":
             seed = int(stable_id("s", task)[2:10], 16)
-            return {"words": [(p, 0.0) for p in self.store.sample(projects=scope, limit=limit, seed=seed)]}
-        searches: dict[str, Future[list[Hit]]] = {}
-        with ThreadPoolExecutor(max_workers=4, thread_name_prefix="search") as pool:  # LanceDB works outside the GIL
-
-            def search(view: str, how: Callable[..., list[Hit]], what: object, column: str) -> None:
-                searches[view] = pool.submit(how, what, column=column, projects=scope, limit=limit)
-
-            if policy == "hybrid" or embedder is None:
-                search("words", self.store.worded, task, "doc")
-            if error:
-                search("errors", self.store.worded, error, "errors")
-            if embedder is not None and policy == "avefact":
-                asked = self.vectorizer.of_task(embedder, task)
-                search("dense", self.store.near, asked.vector, "vector")
-                search("phrases", self.store.near, asked.phrases, "phrases")
-            elif embedder is not None:
-                search("dense", self.store.near, embedder.embed([task])[0].tolist(), "vector")
-        hits = {view: found.result() for view, found in searches.items()}
+            chosen = self.store.sample(projects={project, ""}, limit=retrieve.CANDIDATES, seed=seed)
+            return None, {"words": [(p, 0.0) for p in chosen]}, ""
+        worded = self._searched_by_words(
+            {"words": task, "errors": error} if policy == "hybrid" else {"errors": error}, project
+        )
+        embedder, reason = self.vectorizer.embedder_for(task, wait=self.settings.recall_wait)
+        near: dict[str, list[Hit]] = {}
+        if embedder is not None:
+            try:
+                near = self._near(embedder, task, policy, project)
+            except EmbedderError as changed:  # another process has begun to embed the memory anew in this very moment
+                embedder, reason = None, str(changed)
+        if embedder is None and "words" not in worded:
+            worded |= self._searched_by_words({"words": task}, project)
+        hits = near | {view: searched.result() for view, searched in worded.items()}
         procedures = self.store.found([hit for of_view in hits.values() for hit in of_view])
-        return {v: [(procedures[h.id], h.score) for h in found if h.id in procedures] for v, found in hits.items()}
+        views = {v: [(procedures[h.id], h.score) for h in found if h.id in procedures] for v, found in hits.items()}
+        return embedder, views, reason
+
+    def _searched_by_words(self, texts: Mapping[str, str], project: str) -> dict[str, Future[list[Hit]]]:
+        """Full text goes on while the task is embedded, and reads what it finds: LanceDB works outside the GIL."""
+        scope = {project, ""}
+
+        def search(text: str, column: Literal["doc", "errors"]) -> list[Hit]:
+            hits = self.store.worded(text, column=column, projects=scope, limit=retrieve.CANDIDATES)
+            self.store.found(hits)
+            return hits
+
+        columns: dict[str, Literal["doc", "errors"]] = {"words": "doc", "errors": "errors"}
+        return {view: self._searching.submit(search, text, columns[view]) for view, text in texts.items() if text}
+
+    def _near(self, embedder: Embedder, task: str, policy: RetrievePolicy, project: str) -> dict[str, list[Hit]]:
+        scope, limit = {project, ""}, retrieve.CANDIDATES
+        if policy != "avefact":
+            vector = embedder.embed([task])[0].tolist()
+            return {"dense": self.store.near(vector, projects=scope, limit=limit)}
+        asked = self.vectorizer.of_task(embedder, task)
+        return {
+            "dense": self.store.near(asked.vector, projects=scope, limit=limit),
+            "phrases": self.store.near(asked.phrases, column="phrases", projects=scope, limit=limit),
+        }
 
     def _floor(self, embedder: Embedder) -> float:
         return embedder.floor if self.settings.floor is None else self.settings.floor
@@ -286,7 +296,7 @@ class Memory:
             for m in chosen.shown
         ]
         try:
-            self.store.note(recall, *recalled, fresh=True)
+            self.store.note_recall(recall, *recalled)
         except StoreError as error_:
             log.warning("recall not noted: %s", error_)
             return None, f"this recall could not be written down, so it has no id ({error_})"

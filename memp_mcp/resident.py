@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from memp_mcp.tables import METRICS, Row, Tables, VectorColumn
+from memp_mcp.tables import METRICS, PLACE, Row, Tables, VectorColumn
 
 MAX_FLOATS = 16_000_000
 """Of both vectors of all procedures, 64 MB: 20,000 procedures of 384 dimensions. Above, LanceDB's indexes are asked."""
@@ -29,6 +29,8 @@ class _Held(NamedTuple):
     """Each of those that occur, once."""
     project: NDArray[np.intp]
     """Which of them, for each procedure."""
+    places: list[int]
+    """Of the rows in the table of this version."""
     vectors: dict[VectorColumn, NDArray[np.float32]]
 
 
@@ -64,6 +66,7 @@ class Resident:
                 "revision": held.revisions[i],
                 "created_at": held.moments[i].item().replace(tzinfo=UTC),
                 "_distance": 1.0 - float(scores[i]),
+                PLACE: held.places[i],
             }
             for i in best
         ]
@@ -82,7 +85,7 @@ class Resident:
                 vectors["vector"] = _unit(vectors["vector"])
                 projects, project = np.unique(read["project"].astype(np.str_), return_inverse=True)
                 told = (read["id"].tolist(), read["revision"].tolist(), read["created_at"])
-                self._held = _Held(version, *told, projects, project, vectors)
+                self._held = _Held(version, *told, projects, project, read[PLACE].tolist(), vectors)
             return self._held
 
 

@@ -27,7 +27,7 @@ from typing import Literal, NamedTuple, Self, TypeVar
 from filelock import FileLock, Timeout
 
 from memp_mcp import __version__
-from memp_mcp.errors import EmbedderError, StaleRevision, StoreBusy, StoreDamaged, StoreFull, StoreNewer
+from memp_mcp.errors import EmbedderError, MempError, StaleRevision, StoreBusy, StoreDamaged, StoreFull, StoreNewer
 from memp_mcp.models import (
     ChangeKind,
     Commit,
@@ -43,6 +43,7 @@ from memp_mcp.models import (
 from memp_mcp.resident import MAX_FLOATS, Resident
 from memp_mcp.tables import (
     INDEXED_FROM,
+    PLACE,
     SCHEMAS,
     SEARCHED,
     Row,
@@ -60,10 +61,13 @@ from memp_mcp.tables import (
     version_id,
     version_row,
 )
+from memp_mcp.tally import Tally
 
 FORMAT = 1
 
 _REVISION = ("id", "revision", "created_at")
+SETTLED_AFTER = 1.0
+"""Seconds."""
 _READ_LATELY = 1_000
 """Procedures that are kept as they were read: about 15 MB."""
 _BATCH = 500
@@ -89,6 +93,8 @@ class Hit(NamedTuple):
     created_at: datetime
     """Of the revision: even a history that was forgotten and begun anew has other moments."""
     score: float
+    place: int
+    """Where its row stood in the table; the next commit may have moved it."""
 
 
 class StoreSize(NamedTuple):
@@ -155,6 +161,9 @@ class Store:
         with explained(directory):
             self._tables = Tables(directory, indexed_from=indexed_from)
         self._resident = Resident(self._tables, max_floats=max_floats)
+        self._tally = Tally(self._tables)
+        self._settling: threading.Timer | None = None
+        self._deferring = threading.Lock()
 
     @classmethod
     def open(
@@ -268,14 +277,19 @@ class Store:
         """Whether this operation has been written already."""
         return bool(self._ids("events", [_marker_id(op_id)]))
 
-    def note(self, *events: Event, fresh: bool = False) -> None:
-        """Append events; those whose id is here already are left out. *fresh*: none is, their ids were just made."""
-        rows = [event_row(e) for e in events]
+    def note(self, *events: Event) -> None:
+        """Append events; those whose id is here already are left out."""
         with self._writing():
-            if fresh:
-                self._tables.add("events", rows)
-            else:
-                self._add_absent("events", rows)
+            self._add_absent("events", [event_row(e) for e in events])
+
+    def note_recall(self, *events: Event) -> None:
+        """Append events whose ids were just made. Everybody sees them at once; they outlive this process.
+
+        Only a power cut within the next second can lose them: a recall need not wait for the disk.
+        """
+        with self._writing(settle=False):
+            self._add("events", [event_row(e) for e in events])
+        self._settle_later()
 
     def forget(self, procedure_id: str, *, evidence: Collection[str] = ()) -> None:
         """Remove a procedure, its history, its events and the given trajectories for good, out of the files too.
@@ -293,6 +307,7 @@ class Store:
             for name, where in doomed.items():
                 if self._tables.delete(name, where):
                     self._tables.erase(name)
+            self._tally.drop()
             gone = Event(id=stable_id("e", "forgotten", procedure_id), kind="forgotten", procedure_id=procedure_id)
             self._add_absent("events", [event_row(gone)])
 
@@ -307,7 +322,7 @@ class Store:
         versions = [(c.op_id, p) for c in commits if c.op_id not in begun for p in c.procedures]
         self._check_revisions([p for _, p in versions])
         self._add_absent("trajectories", [trajectory_row(c.trajectory) for c in commits if c.trajectory])
-        self._tables.add("procedure_versions", [version_row(p, op_id) for op_id, p in versions])
+        self._add("procedure_versions", [version_row(p, op_id) for op_id, p in versions])
         self._set_current([p for _, p in versions], vectors)
         self._add_absent("events", [event_row(e) for c in commits for e in (*c.events, _marker(c))])
 
@@ -343,8 +358,13 @@ class Store:
         unique = {row[key]: row for row in reversed(list(rows))}
         for here in self._ids(name, unique.keys()):
             del unique[here]
-        self._tables.add(name, list(reversed(unique.values())))
+        self._add(name, list(reversed(unique.values())))
         return len(unique)
+
+    def _add(self, name: TableName, rows: Sequence[Row]) -> None:
+        self._tables.add(name, rows)
+        if name == "events":
+            self._tally.add(rows)
 
     # --- recovery
 
@@ -566,13 +586,22 @@ class Store:
         # A thread reads the dictionary once and goes on with what it got, so that another may replace it meanwhile.
         lately = self._read_lately
         known = {hit.id: p for hit in hits if (p := lately.get(hit[:3])) is not None}
-        read = self.procedures({hit.id for hit in hits} - known.keys())
+        read = self._at_their_places([hit for hit in hits if hit.id not in known])
+        read |= self.procedures({hit.id for hit in hits} - known.keys() - read.keys())
         new = {(p.id, p.revision, p.created_at): p for p in read.values()}
         if len(lately) + len(new) > _READ_LATELY:
             self._read_lately = new
         else:
             lately.update(new)
         return known | read
+
+    def _at_their_places(self, hits: Sequence[Hit]) -> dict[str, Procedure]:
+        """Those that are still where they were found: a quarter of what it costs to look them up by id."""
+        if not hits:
+            return {}
+        wanted = {hit[:3] for hit in hits}
+        rows = self._tables.at("procedures", sorted({hit.place for hit in hits}), ["body"])
+        return {p.id: p for p in self._parsed(Procedure, rows) if (p.id, p.revision, p.created_at) in wanted}
 
     def sample(self, *, projects: Collection[str], limit: int, seed: int) -> list[Procedure]:
         """A random choice: the baseline that every way of retrieving has to beat."""
@@ -591,13 +620,7 @@ class Store:
 
     def counts(self, ids: Collection[str]) -> dict[str, dict[int, Counts]]:
         """What has happened to each procedure, by the revision since which it is counted (``counted_from``)."""
-        columns = ["id", "procedure_id", "counted_from", "kind", "score", "verified", "at"]
-        rows = self._rows_by_id("events", columns, ids, key="procedure_id")
-        distinct = {row["id"]: row for row in rows if row["kind"] in {"recalled", "used"}}
-        groups: dict[str, dict[int, list[Row]]] = {i: {} for i in ids}
-        for row in distinct.values():
-            groups[row["procedure_id"]].setdefault(row["counted_from"], []).append(row)
-        return {i: {r: _counted(rows) for r, rows in by_revision.items()} for i, by_revision in groups.items()}
+        return self._tally.of(ids)
 
     def events(
         self,
@@ -711,18 +734,41 @@ class Store:
     # --- how
 
     @contextmanager
-    def _writing(self) -> Iterator[_Meta]:
-        """The one place where something is written: alone, durably, in a memory that is still the one opened."""
+    def _writing(self, *, settle: bool = True) -> Iterator[_Meta]:
+        """The one place where something is written: alone, durably, in a memory that is still the one opened.
+
+        Without *settle* it is not durable before the next write, or `_settle_later`.
+        """
         if not self._turn.acquire(timeout=self._lock_timeout):
             raise self._busy()
         try:
-            with explained(self.directory), self._locked():
+            with explained(self.directory), self._locked(), self._tally.kept():
                 meta = self._meta()
                 yield meta
-                self._tables.settle()
-        finally:
+                if settle:
+                    self._tables.settle()
+        except BaseException:
             self._tables.abandon()
+            raise
+        finally:
             self._turn.release()
+
+    def _settle_later(self) -> None:
+        """Bring to the disk what was written without waiting for it, once for all that comes within a second."""
+        with self._deferring:
+            if self._settling is None:
+                self._settling = threading.Timer(SETTLED_AFTER, self._settle)
+                self._settling.daemon = True
+                self._settling.start()
+
+    def _settle(self) -> None:
+        with self._deferring:
+            self._settling = None
+        try:
+            with self._writing():
+                pass
+        except MempError as error:  # there is nobody to tell; whoever writes next is told
+            _log.warning("What was recalled lately may not be on the disk: %s", error)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -874,20 +920,7 @@ def _marker(commit: Commit) -> Event:
 
 
 def _hit(row: Row, score: float) -> Hit:
-    return Hit(row["id"], row["revision"], row["created_at"], score)
-
-
-def _counted(rows: Sequence[Row]) -> Counts:
-    uses = [row for row in rows if row["kind"] == "used"]
-    verified = [row for row in uses if row["verified"]]
-    successes = [row for row in verified if row["score"] is not None and row["score"] >= 0.5]
-    return Counts(
-        recalled=len(rows) - len(uses),
-        uses=len(uses),
-        verified=len(verified),
-        successes=len(successes),
-        last_verified=max((row["at"] for row in successes), default=None),
-    )
+    return Hit(row["id"], row["revision"], row["created_at"], score, row[PLACE])
 
 
 def _visible(projects: Collection[str]) -> str:

@@ -57,6 +57,8 @@ _NPROBES = 64
 _REFINE = 5
 """A vector index keeps one bit a dimension; so many times more rows than asked for are compared by their vectors."""
 _HINT = "latest_version_hint.json"
+PLACE = "_rowid"
+"""The column by which a search tells where a row stands."""
 _QUERY_CHARACTERS = 4_000
 _TASK_CHARACTERS = 4_000
 _KEY = {"lance-schema:unenforced-primary-key": "true"}  # without it, merges of one new key can insert it twice
@@ -299,6 +301,7 @@ class Tables:
                 .nprobes(_NPROBES)
                 .refine_factor(_REFINE)
                 .select([*columns, "_distance"])
+                .with_row_id(with_row_id=True)
                 .limit(limit)
                 .to_arrow()
                 .to_pylist()
@@ -313,9 +316,17 @@ class Tables:
         """Columns of all procedures that have vectors and are not retired, as numpy arrays of one length."""
         where = "status != 'retired' AND " + " AND ".join(f"{v} IS NOT NULL" for v in vectors)
         found = self._read(
-            "procedures", lambda t: t.search().where(where).select([*columns, *vectors]).to_arrow().combine_chunks()
+            "procedures",
+            lambda t: (
+                t.search()
+                .where(where)
+                .select([*columns, *vectors])
+                .with_row_id(with_row_id=True)
+                .to_arrow()
+                .combine_chunks()
+            ),
         )
-        arrays = {c: found[c].to_numpy() for c in columns}
+        arrays = {c: found[c].to_numpy() for c in (*columns, PLACE)}
         for name in vectors:
             flat = found[name].combine_chunks().flatten().to_numpy()
             # copied: a view would keep the other columns of the batch too
@@ -330,8 +341,20 @@ class Tables:
         return self._read(
             name,
             # without _score in the selection LanceDB prints a warning for every query
-            lambda t: t.search(query).where(where).select([*columns, "_score"]).limit(limit).to_arrow().to_pylist(),
+            lambda t: (
+                t.search(query)
+                .where(where)
+                .select([*columns, "_score"])
+                .with_row_id(with_row_id=True)
+                .limit(limit)
+                .to_arrow()
+                .to_pylist()
+            ),
         )
+
+    def at(self, name: TableName, places: Sequence[int], columns: Sequence[str]) -> list[Row]:
+        """The rows at these places, which a search told as `PLACE`; none where there is none any more."""
+        return self._read(name, lambda t: t.take_row_ids(list(places)).select(list(columns)).to_arrow().to_pylist())
 
     # --- writing
 
