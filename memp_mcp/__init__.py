@@ -28,7 +28,8 @@ The house, in the order in which a request walks through it; imports run the sam
     embedder.py   Embedder protocol and the real ones; minilm.py the default one's forward pass, in numpy
     redact.py     secrets out, before anything is stored
     store.py      the memory on disk: lock, commits, recovery; tables.py LanceDB itself, rows, filters and indexes
-    resident.py   the vectors of a small memory, held by the process
+    resident.py   the vectors of a small memory, held by the process; tally.py the counts
+    lean.py       what a process does without, of the libraries it loads
     settings.py   MEMP_* → one frozen Settings
     models.py     Step, Trajectory, Reward, Procedure, Change, Event …
     errors.py     the MempError tree

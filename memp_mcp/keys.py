@@ -39,6 +39,7 @@ def content_words(text: str) -> list[str]:
     return [stem(w) for w in words(text) if w not in STOP_WORDS]
 
 
+@lru_cache(maxsize=8192)  # few words make up most texts
 def stem(word: str) -> str:
     """Strip an English plural or verb ending; any other word stays as it is."""
     if len(word) > 3 and word.isascii() and word.isalpha():
@@ -58,7 +59,7 @@ def coverage(query: str, text: str) -> float:
     return len(wanted & word_set(text)) / len(wanted)
 
 
-@lru_cache(maxsize=512)  # one recall asks several times for the words of some hundred texts
+@lru_cache(maxsize=1024)  # one recall asks several times for the words of some hundred texts
 def word_set(text: str) -> frozenset[str]:
     """The content words of a text, each once."""
     return frozenset(content_words(text))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ SHA256 = {
 }
 """Of the original files. All 90 MB are read at each load: 0.06 s, too little to remember an earlier check for."""
 
+WORDS = "embeddings.word_embeddings.weight"
 LAYERS, HEADS, WIDTH = 6, 12, 384
 WORD_PIECES = 256
 """What the model reads of a text (``max_seq_length`` of the original)."""
@@ -60,6 +62,7 @@ class NumpyMiniLM:
         # this process uses numpy's BLAS, and its environment variable is only read before numpy is first imported.
         ThreadpoolController().select(user_api="blas").limit(limits=1)
         self._weights = _mapped(folder / "model.safetensors")
+        self._words = _Words(folder / "model.safetensors", self._weights.pop(WORDS))
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._tokenizer.enable_truncation(WORD_PIECES)
         self._tokenizer.no_padding()
@@ -85,10 +88,9 @@ class NumpyMiniLM:
         return _floats(sums / np.linalg.norm(sums, axis=1, keepdims=True))
 
     def _embeddings(self, ids: NDArray[np.int64], position: NDArray[np.int64]) -> Floats:
-        words = self._weights["embeddings.word_embeddings.weight"][ids]
         positions = self._weights["embeddings.position_embeddings.weight"][position]
         sentence = self._weights["embeddings.token_type_embeddings.weight"][0]
-        return self._norm("embeddings.LayerNorm", words + positions + sentence)
+        return self._norm("embeddings.LayerNorm", self._words.of(ids) + positions + sentence)
 
     def _layer(self, at: str, states: Floats, places: Places) -> Floats:
         attended = self._linear(f"{at}.attention.output.dense", self._attention(f"{at}.attention.self", states, places))
@@ -115,6 +117,28 @@ class NumpyMiniLM:
         centred = x - x.mean(-1, keepdims=True)
         deviation = np.sqrt((centred * centred).mean(-1, keepdims=True) + 1e-12)
         return _floats(centred / deviation * self._weights[f"{at}.weight"] + self._weights[f"{at}.bias"])
+
+
+class _Words:
+    """The embeddings of word pieces: half of the file, of which a text needs some rows.
+
+    They are read: through the mapping each would bring its neighbours along, 40 MB in the end. Windows reads no file at
+    a place without moving other threads' place in it, so there they are taken from the mapping.
+    """
+
+    def __init__(self, file: Path, mapped: Floats) -> None:
+        start, header = _header(file)
+        self._mapped = mapped
+        self._start = start + header[WORDS]["data_offsets"][0]
+        self._file = os.open(file, os.O_RDONLY) if hasattr(os, "pread") else None
+
+    def of(self, ids: NDArray[np.int64]) -> Floats:
+        """Their rows, (ids, width)."""
+        if self._file is None:
+            return _floats(self._mapped[ids])
+        size = self._mapped.strides[0]
+        rows = (os.pread(self._file, size, self._start + size * i) for i in ids.tolist())
+        return np.frombuffer(b"".join(rows), np.float32).reshape(len(ids), WIDTH)
 
 
 def gelu(x: Floats) -> Floats:
@@ -154,16 +178,21 @@ def _check(file: Path, expected: str) -> None:
         raise EmbedderError(f"{file} is not the original (SHA-256 {found}, expected {expected}). {fix}")
 
 
+def _header(file: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Where the tensors begin, and what stands where behind that: eight bytes of header length, then a JSON header."""
+    with file.open("rb") as content:
+        length = int.from_bytes(content.read(8), "little")
+        return 8 + length, json.loads(content.read(length))
+
+
 def _mapped(file: Path) -> dict[str, Floats]:
     """The float32 tensors of a safetensors file, as views into a read-only mapping of it.
 
-    The format is eight bytes of header length, a JSON header, and the tensors. The safetensors library copies each
-    tensor out: 120 MB more in every server process, where mapped pages are shared by all of them.
+    The safetensors library copies each tensor out: 120 MB more in every server process, where mapped pages are shared
+    by all of them.
     """
-    with file.open("rb") as content:
-        length = int.from_bytes(content.read(8), "little")
-        header: dict[str, dict[str, Any]] = json.loads(content.read(length))
-    raw = np.memmap(file, np.uint8, "r", offset=8 + length)
+    start, header = _header(file)
+    raw = np.memmap(file, np.uint8, "r", offset=start)
     return {
         name: raw[slice(*tensor["data_offsets"])].view(np.float32).reshape(tensor["shape"])
         for name, tensor in header.items()

@@ -1,6 +1,6 @@
 """The vectors of a small memory, held by the process: an exact scan takes a tenth of what a query of LanceDB costs.
 
-They are those of one version of the table. After a commit, of whatever process, they are read anew at the second
+They are those of one state of the table. After a commit, of whatever process, they are read anew at the second
 search: who writes one procedure after the other would else read all of them for each.
 """
 
@@ -21,7 +21,8 @@ MAX_FLOATS = 16_000_000
 
 
 class _Held(NamedTuple):
-    version: int
+    state: tuple[str, str]
+    """Of the table, as `Tables.state` tells it."""
     ids: list[str]
     revisions: list[int]
     moments: NDArray[np.datetime64]
@@ -41,17 +42,14 @@ class Resident:
         self._tables = tables
         self._max_floats = max_floats
         self._held: _Held | None = None
-        self._searched = -1
+        self._searched = ("", "")
         self._reading = threading.Lock()
 
     def nearest(
         self, vector: Sequence[float], column: VectorColumn, *, projects: Collection[str], limit: int
     ) -> list[Row] | None:
         """Rows as `Tables.nearest` gives them, of the visible procedures of these projects; None: ask LanceDB."""
-        if 2 * len(vector) * self._tables.count("procedures") > self._max_floats:
-            self._held = None
-            return None
-        held = self._current()
+        held = self._current(len(vector))
         if held is None:
             return None
         query = np.asarray(vector, np.float32)
@@ -71,22 +69,25 @@ class Resident:
             for i in best
         ]
 
-    def _current(self) -> _Held | None:
+    def _current(self, dimension: int) -> _Held | None:
         with self._reading:
-            # Asked before reading: what is held may be newer than its number says, and is then read once more.
-            version = self._tables.version("procedures")
-            if self._held is None or self._held.version != version:
-                first, self._searched = self._searched != version, version
-                if first:
-                    self._held = None
+            # Asked before reading: what is held may be newer than its state says, and is then read once more.
+            state = self._tables.state("procedures")
+            if self._held is None or self._held.state != state:
+                first, self._searched = self._searched != state, state
+                self._held = None
+                if first or 2 * dimension * self._tables.count("procedures") > self._max_floats:
                     return None
-                read = self._tables.held(("id", "revision", "created_at", "project"), METRICS)
-                vectors = dict(zip(METRICS, (read[c] for c in METRICS), strict=True))
-                vectors["vector"] = _unit(vectors["vector"])
-                projects, project = np.unique(read["project"].astype(np.str_), return_inverse=True)
-                told = (read["id"].tolist(), read["revision"].tolist(), read["created_at"])
-                self._held = _Held(version, *told, projects, project, read[PLACE].tolist(), vectors)
+                self._held = self._read(state)
             return self._held
+
+    def _read(self, state: tuple[str, str]) -> _Held:
+        read = self._tables.held(("id", "revision", "created_at", "project"), METRICS)
+        vectors = dict(zip(METRICS, (read[c] for c in METRICS), strict=True))
+        vectors["vector"] = _unit(vectors["vector"])
+        projects, project = np.unique(read["project"].astype(np.str_), return_inverse=True)
+        told = (read["id"].tolist(), read["revision"].tolist(), read["created_at"])
+        return _Held(state, *told, projects, project, read[PLACE].tolist(), vectors)
 
 
 def _highest(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:

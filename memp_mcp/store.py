@@ -765,8 +765,11 @@ class Store:
         with self._deferring:
             self._settling = None
         try:
-            with self._writing():
-                pass
+            with explained(self.directory):
+                ragged = self._tables.sync()
+            if ragged:
+                with self._writing():
+                    pass
         except MempError as error:  # there is nobody to tell; whoever writes next is told
             _log.warning("What was recalled lately may not be on the disk: %s", error)
 

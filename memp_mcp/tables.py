@@ -17,18 +17,22 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
-import lancedb
 import pyarrow as pa
-from lancedb.index import FTS, Bitmap, BTree, IvfRq, IvfSq
-from lancedb.query import MatchQuery
 
+from memp_mcp import lean
 from memp_mcp.errors import StoreDamaged, StoreError, StoreFull
 from memp_mcp.models import Event, Procedure, Trajectory, storable
+
+lean.few_arenas()
+lean.on_demand("lance_namespace_urllib3_client")  # LanceDB needs its models; its clients cost 0.7 s of CPU and 13 MB
+import lancedb  # noqa: E402 - after that
+from lancedb.index import FTS, Bitmap, BTree, IvfRq, IvfSq  # noqa: E402 - after that
+from lancedb.query import MatchQuery  # noqa: E402 - after that
 
 TableName = Literal["trajectories", "procedure_versions", "procedures", "events"]
 VectorColumn = Literal["vector", "phrases"]
@@ -57,6 +61,8 @@ _NPROBES = 64
 _REFINE = 5
 """A vector index keeps one bit a dimension; so many times more rows than asked for are compared by their vectors."""
 _HINT = "latest_version_hint.json"
+_UNFINISHED = ".tmp"
+"""What LanceDB's name of a file begins with until it is whole."""
 PLACE = "_rowid"
 """The column by which a search tells where a row stands."""
 _QUERY_CHARACTERS = 4_000
@@ -308,9 +314,14 @@ class Tables:
             ),
         )
 
-    def version(self, name: TableName) -> int:
-        """The number of the table's latest version; every commit of any process makes another."""
-        return int(self._read(name, lambda t: t.version))
+    def state(self, name: TableName) -> tuple[str, str]:
+        """What is another after every commit of any process: names of manifests, the latest among them.
+
+        LanceDB tells the number of the version, but takes ten times as long.
+        """
+        with explained(self._directory):
+            names = [entry.name for entry in self._manifests(name)]
+        return min(names, default=""), max(names, default="")  # by naming scheme the latest is the first or the last
 
     def held(self, columns: Sequence[str], vectors: Collection[VectorColumn]) -> dict[str, Any]:
         """Columns of all procedures that have vectors and are not retired, as numpy arrays of one length."""
@@ -418,8 +429,19 @@ class Tables:
         touched, self._touched = self._touched, set()
         for name in sorted(touched):
             self._sync(name)
-            if self._ragged(name) or self._unindexed(name):
+            if self._untidy(name):
                 self._tidy(name)
+
+    def sync(self) -> bool:
+        """Bring what was written to the disk, and leave the rest to `settle`: others may write meanwhile.
+
+        Returns:
+            Whether a table has grown ragged.
+        """
+        touched = sorted(self._touched.copy())
+        for name in touched:
+            self._sync(name)
+        return any(self._untidy(name) for name in touched)
 
     def abandon(self) -> None:
         """Forget what was written since `settle`: the operation failed and is not going to be acknowledged."""
@@ -438,6 +460,9 @@ class Tables:
     def versions(self, name: TableName) -> int:
         """Number of versions that are still kept."""
         return sum(1 for _ in self._manifests(name))
+
+    def _untidy(self, name: TableName) -> bool:
+        return self._ragged(name) or self._unindexed(name)
 
     def _ragged(self, name: TableName) -> bool:
         stats = self._read(name, lambda t: t.stats())
@@ -467,6 +492,7 @@ class Tables:
             # Bringing one up to date keeps the parts that it was divided into when there were fewer rows.
             self.index(name, only={c for c in self._wanted(name) if scanned.get(c, half) >= half})
             self._compact(name, _KEEP)
+            lean.give_back()
         except RuntimeError as error:  # what was asked for is written and safe; the next write tries this again
             _log.warning("Could not compact %s: %s", name, _first_line(str(error)))
 
@@ -482,9 +508,11 @@ class Tables:
         files: set[str] = set()
         for folder, folders, names in os.walk(self._path(name)):
             folders[:] = [f for f in folders if f != "_transactions"]  # no reader needs those
-            here = {os.path.join(folder, n) for n in names if not n.endswith(_HINT)}  # noqa: PTH118 - 3x the speed
+            kept = (n for n in names if not n.endswith(_HINT) and not n.startswith(_UNFINISHED))
+            here = {os.path.join(folder, n) for n in kept}  # noqa: PTH118 - 3x the speed
             for path in here - known:
-                sync_file(Path(path))
+                with suppress(FileNotFoundError):  # compacted away meanwhile
+                    sync_file(Path(path))
             if here - known:
                 sync_folder(Path(folder))
             files |= here

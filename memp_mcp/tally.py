@@ -1,6 +1,6 @@
 """What the events say about each procedure, counted once and held by the process: asking LanceDB takes 8 ms each time.
 
-It holds for one version of the table. What this process writes is counted in; after a commit of another one the store
+It holds for one state of the table. What this process writes is counted in; after a commit of another one the store
 is asked directly, and at the second question everything is counted anew.
 """
 
@@ -50,7 +50,7 @@ _Counted = dict[str, dict[int, _Count]]
 
 
 class _Held(NamedTuple):
-    version: int
+    state: tuple[str, str]
     counted: _Counted
 
 
@@ -61,7 +61,7 @@ class Tally:
         self._tables = tables
         self._max_events = max_events
         self._held: _Held | None = None
-        self._asked = -1
+        self._asked = ("", "")
         self._being_written = False
         self._changing = threading.RLock()
 
@@ -77,12 +77,12 @@ class Tally:
     def kept(self) -> Iterator[None]:
         """Around what is written under the store's lock: what was up to date before is so afterwards.
 
-        Meanwhile others see another version, and ask LanceDB.
+        Meanwhile others see another state, and ask LanceDB.
         """
         with self._changing:
-            begun = self._tables.version("events")
+            begun = self._tables.state("events")
             asked = self._asked == begun
-            if self._held is not None and self._held.version != begun:
+            if self._held is not None and self._held.state != begun:
                 self._held = None
             self._being_written = True
         try:
@@ -93,9 +93,9 @@ class Tally:
         finally:
             with self._changing:
                 self._being_written = False
-                written = self._tables.version("events")
+                written = self._tables.state("events")
                 self._asked = written if asked else self._asked
-                self._held = self._held and self._held._replace(version=written)
+                self._held = self._held and self._held._replace(state=written)
 
     def add(self, rows: Iterable[Row]) -> None:
         """Count in what was just written, within `kept`; none of it had been there."""
@@ -110,16 +110,16 @@ class Tally:
 
     def _of_held(self, ids: Collection[str]) -> dict[str, dict[int, Counts]] | None:
         with self._changing:
-            # Asked before reading: what is held may be newer than its number says, and is then counted once more.
-            version = self._tables.version("events")
-            if self._held is None or self._held.version != version:
+            # Asked before reading: what is held may be newer than its state says, and is then counted once more.
+            state = self._tables.state("events")
+            if self._held is None or self._held.state != state:
                 if self._being_written:
                     return None
-                first, self._asked = self._asked != version, version
+                first, self._asked = self._asked != state, state
                 self._held = None
                 if first or self._tables.count("events") > self._max_events:
                     return None
-                self._held = _Held(version, _count(self._tables.rows("events", _COLUMNS, where=_KINDS)))
+                self._held = _Held(state, _count(self._tables.rows("events", _COLUMNS, where=_KINDS)))
             return _told(ids, self._held.counted)
 
 

@@ -25,6 +25,7 @@ from memp_mcp.errors import EmbedderError, StaleRevision, StoreBusy, StoreDamage
 from memp_mcp.models import Commit, Counts, Event, Pitfall, Procedure, Reward, Step, Trajectory, new_id, storable
 from memp_mcp.store import Store, Vectors
 from memp_mcp.tables import METRICS, TableName, Tables, committed, version_row
+from memp_mcp.tally import Tally
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=())) | st.sampled_from(
@@ -640,6 +641,15 @@ def test_a_text_that_was_read_before_it_was_revised_elsewhere_is_read_again(inde
 # --- events
 
 
+def test_a_procedure_that_a_compaction_has_moved_is_found_where_it_is(indexed: Store) -> None:
+    hits = indexed.worded("number 17", projects=[""], limit=3)
+    other = Store.open(indexed.directory)
+    save(other, procedure("another"))
+    other.compact()
+    indexed._read_lately = {}
+    assert set(indexed.found(hits)) == {hit.id for hit in hits}
+
+
 def test_counts_are_made_from_distinct_events_and_start_again_with_a_new_script(store: Store) -> None:
     def used(score: float | None, *, verified: bool = True, counted_from: int = 1, day: int = 0) -> Event:
         at = START + timedelta(days=day)
@@ -658,6 +668,64 @@ def test_counts_are_made_from_distinct_events_and_start_again_with_a_new_script(
         },
         "p_2": {},
     }
+
+
+@given(st.lists(st.tuples(st.booleans(), st.sampled_from(["note", "recall", "apply", "forget", "compact", "ask"]))))
+@settings(deadline=None, max_examples=25)
+def test_counts_that_a_process_holds_are_those_of_the_events_whoever_wrote_them(
+    tmp_path_factory: pytest.TempPathFactory, happened: list[tuple[bool, str]]
+) -> None:
+    one = Store.open(tmp_path_factory.mktemp("counted"))
+    other = Store.open(one.directory)
+    for mine, what in [*happened, (True, "ask")]:
+        store = one if mine else other
+        event = Event(kind="used", procedure_id="p_1", counted_from=1, score=1.0, verified=True, at=START)
+        match what:
+            case "note":
+                store.note(event, event)
+            case "recall":
+                store.note_recall(Event(kind="recalled", procedure_id="p_1", counted_from=1))
+            case "apply":
+                store.apply(Commit(op_id=new_id("o"), events=(event,)))
+            case "forget":
+                store.forget("p_1")
+            case "compact":
+                store.compact()
+        fresh = Store.open(one.directory)
+        assert one.counts(["p_1"]) == other.counts(["p_1"]) == fresh.counts(["p_1"])
+
+
+def test_a_process_that_counts_more_events_than_it_holds_asks_the_table(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "many")
+    store._tally = Tally(store._tables, max_events=2)
+    for n in range(1, 5):
+        store.note_recall(Event(kind="recalled", procedure_id="p_1", counted_from=1))
+        assert store.counts(["p_1"])["p_1"][1].recalled == n
+
+
+def test_a_recall_that_is_not_on_the_disk_yet_is_seen_by_others_and_brought_there(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "noted")
+    event = Event(kind="recall", recall_id="r_1", at=START)
+    store.note_recall(event)
+    assert Store.open(store.directory).events() == [event]
+    timer = store._settling
+    assert timer is not None
+    timer.join()
+    assert store._settling is None
+    folder = str(store.directory / "events.lance" / "data")
+    assert {f for f in store._tables._synced["events"] if f.startswith(folder)}
+
+
+def test_what_cannot_be_brought_to_the_disk_later_is_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store.open(tmp_path / "noted")
+    store.note_recall(Event(kind="recall", recall_id="r_1", at=START))
+    timer = store._settling
+    assert timer is not None
+    store.directory.rename(tmp_path / "moved")
+    timer.join()
+    assert "may not be on the disk" in caplog.text
 
 
 def test_events_are_found_by_what_they_are_about_oldest_first(store: Store) -> None:
