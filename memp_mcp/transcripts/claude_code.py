@@ -59,6 +59,7 @@ class _Line(BaseModel):
     type: str
     uuid: str
     parent_uuid: str | None = None
+    timestamp: Word = ""
     cwd: Word = ""
     agent_id: Word = ""
     subtype: Word = ""
@@ -120,15 +121,15 @@ def _node(line: _Line) -> Node:
         message = Message.model_validate(line.message)
         if message.model != "<synthetic>":
             node.message = message.id
-            node.events = [About(message.model, line.cwd), *message_events(line.type, message.content)]
+            node.events = [About(message.model, line.cwd), *message_events(line.type, message.content, line.timestamp)]
     return node
 
 
-def message_events(who: str, content: str | list[dict[str, object]]) -> Iterator[Event]:
+def message_events(who: str, content: str | list[dict[str, object]], at: str = "") -> Iterator[Event]:
     """What the blocks of a message tell; of a person's all texts are one prompt."""
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if who == "user":
-        yield from prompt("\n".join(str(b.get("text", "")) for b in blocks if b.get("type") == "text"))
+        yield from prompt("\n".join(str(b.get("text", "")) for b in blocks if b.get("type") == "text"), at)
     for block in blocks:
         match block.get("type"):
             case "text" | "thinking" as kind if who == "assistant":
