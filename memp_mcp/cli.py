@@ -13,10 +13,9 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, get_args
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -32,6 +31,7 @@ from memp_mcp.settings import Settings
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
+    from memp_mcp.local import Endpoint
     from memp_mcp.memory import Memory
     from memp_mcp.sheets import Sheet
     from memp_mcp.transcripts.places import Source
@@ -54,9 +54,9 @@ Command = Callable[[argparse.Namespace, Settings], Answer]
 # -- serving ------------------------------------------------------------------------------------------------
 
 
-def stdio_application() -> MCPServer[Any]:
+def stdio_server() -> Serve:
     """The server as the front starts it: the memory opens in the background, its troubles are told by each call."""
-    return compose(lambda: Settings.from_env(os.environ))
+    return _runner(lambda: Settings.from_env(os.environ))
 
 
 def compose(settings: Callable[[], Settings]) -> MCPServer[Any]:
@@ -65,9 +65,12 @@ def compose(settings: Callable[[], Settings]) -> MCPServer[Any]:
     Settings that cannot be used, or a store that cannot be opened, are told by every call until they are mended: a
     client shows the result of a call to its model, but nobody reads the stderr of a server that has died.
     """
+    return _over(_Opening(settings))
+
+
+def _over(opening: _Opening) -> MCPServer[Any]:
     from memp_mcp.server import build_server  # noqa: PLC0415 - imports the SDK: more than a second
 
-    opening = _Opening(settings)
     Thread(target=opening.begin, name="open-memory", daemon=True).start()
     return build_server(opening.memory)
 
@@ -78,12 +81,15 @@ class _Opening:
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
         self._memory: Memory | None = None
+        self._endpoint: Endpoint | None = None
         self._lock = Lock()
 
     def begin(self) -> None:
-        """Open it ahead of the first call; a failure is told by that call."""
+        """Open it ahead of the first call, and attend to the clients' hooks; a failure is told by that call."""
         with suppress(MempError):
-            self.memory()
+            memory = self.memory()
+            if memory.settings.hooks != "off":
+                self._attend(memory)
 
     def memory(self) -> Memory:
         """The memory, once it is open."""
@@ -96,21 +102,53 @@ class _Opening:
                 self._memory = Memory.open(settings)
             return self._memory
 
+    def _attend(self, memory: Memory) -> None:
+        from memp_mcp.sessions import Sessions  # noqa: PLC0415 - as above
+
+        try:
+            self._endpoint = Sessions(memory).attend()
+        except OSError as error:  # the tools serve all the same
+            logging.getLogger(__name__).warning("hooks are not served: %s", error)
+
+    def close(self) -> None:
+        """Let no hook find this server any more."""
+        if self._endpoint is not None:
+            self._endpoint.close()
+
 
 def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
     if not options.http:
-        serve_stdio(lambda: _runner(settings))
+        serve_stdio(lambda: _runner(lambda: settings))
     from memp_mcp.server import serve_http  # noqa: PLC0415 - imports the SDK
 
     sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}/mcp\n")
-    serve_http(compose(lambda: settings), host=options.host, port=options.port)
+    opening = _Opening(lambda: settings)
+    try:
+        serve_http(_over(opening), host=options.host, port=options.port)
+    finally:
+        opening.close()
     return Answer(None, [])
 
 
-def _runner(settings: Settings) -> Serve:
+def _runner(settings: Callable[[], Settings]) -> Serve:
     from memp_mcp.stdio import serve  # noqa: PLC0415 - imports the SDK
 
-    return partial(serve, compose(lambda: settings))
+    opening = _Opening(settings)
+    application = _over(opening)
+
+    def run(stdin: BinaryIO, stdout: BinaryIO) -> None:
+        try:
+            serve(application, stdin, stdout)
+        finally:
+            opening.close()
+
+    return run
+
+
+def _hook(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - it reads what it needs itself
+    from memp_mcp.hook import main as hook  # noqa: PLC0415 - ends the process
+
+    hook([options.event, "--client", options.client, *(["--home", str(options.home)] if options.home else [])])
 
 
 def _demo(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - a throw-away memory of its own
@@ -395,6 +433,9 @@ def _add_serving(command: AddCommand) -> None:
     serve.add_argument("--http", action="store_true", help="streamable HTTP at /mcp")
     serve.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
     serve.add_argument("--port", type=_number(1, 65_535), default=8765)
+    hook = command("hook", _hook, "what a client's hook runs at an event of its session: recall, record")
+    hook.add_argument("event", help="its name: SessionStart, UserPromptSubmit, PostToolUse, Stop, SessionEnd …")
+    hook.add_argument("--client", default="", help="claude-code, codex, qwen-code or gemini-cli")
     command("demo", _demo, "watch one agent fail and a second succeed, on a throw-away memory")
 
 

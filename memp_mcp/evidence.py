@@ -211,7 +211,7 @@ _LEAD = (
 _IT = r"(?:it|that|this|everything|which)"
 _NOT = r"(?:n['\u2019]t|\s+not)"
 _COMPLAINS = re.compile(
-    rf"{_LEAD}(?:(?:{_IT}\s+)?(?:still|again)\s+(?:fails?\b|failing|broken|crash|(?:is\s+|are\s+)?not (?:work|right|fixed)"
+    rf"{_LEAD}(?:(?:{_IT}\s+)?(?:still|again)\s+(?:fails?\b|failing|broken|crash|(?:is\s+)?not (?:work|right|fixed)"
     rf"|(?:does|do|is){_NOT}\s+(?:work|pass|compile|build|run|start))"
     rf"|(?:{_IT}\s+(?:does|did|is|wo|has)|does|did){_NOT}\s+(?:work|help|fix|pass|compile)"
     rf"|{_IT}(?:['\u2019]s| is| was)\s+(?:still )?(?:wrong|broken|not (?:right|correct|what i (?:asked|meant|wanted)))"
@@ -222,7 +222,8 @@ _COMPLAINS = re.compile(
 _APPROVES = re.compile(
     rf"{_LEAD}(?:{_IT}\s+(?:all\s+)?works?\b|works?\s+(?:now|fine|great|well|perfectly)\b|works[.!]*$"
     rf"|{_IT} (?:did it|fixed it|was it|solved it)\b|(?:fixed|solved)[.!]*$|perfect(?:ly)?\b|excellent\b|awesome\b"
-    r"|lgtm\b|(?:it |that |this |all )?looks (?:good|great|right|perfect)\b|(?:well done|(?:good|great|nice) (?:job|work))\b)"
+    r"|lgtm\b|(?:it |that |this |all )?looks (?:good|great|right|perfect)\b"
+    r"|(?:well done|(?:good|great|nice) (?:job|work))\b)"
     r"|(?:(?:great|nice|cool|thanks(?: a lot| so much)?|thank you(?: very much| so much)?|thx)[\s,.!]*)+$",
     re.IGNORECASE,
 )

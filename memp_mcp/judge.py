@@ -238,7 +238,7 @@ _HIDES_EXIT = re.compile(r"\||;|&\s*$|&(?!&)\s|\n")
 
 
 def _exit_of_tests(step: Step) -> bool | None:
-    """Whether a plain call of the tests went well, by the exit code that the client noted; None where it proves nothing.
+    """Whether a plain call of the tests went well, by the exit code that the client noted; else None.
 
     A runner may say nothing else; and a pipe or a later command may have hidden that it failed.
     """

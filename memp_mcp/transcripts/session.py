@@ -282,6 +282,11 @@ _RECALL_ID = re.compile(r'"recall_id\\*"\s*:\s*\\*"(r_[0-9a-f]{12,32})')
 _PROCEDURE_ID = re.compile(r"p_[0-9a-f]{12,32}")
 
 
+def is_own_tool(name: str) -> bool:
+    """Whether a tool is one of this memory's own, however the client writes its name."""
+    return _OWN_TOOL.fullmatch(name) is not None
+
+
 @dataclass(slots=True)
 class _Draft:
     """A step whose observation may still come."""
