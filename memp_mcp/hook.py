@@ -85,7 +85,8 @@ def _said(asked: _Asked, until: float) -> bytes:
         _note(asked, told)
         local.ask(asked.home, {"event": asked.event}, until=until)
         return b""
-    question = {"event": asked.event, "client": asked.client, "told": told}
+    seconds = until - time.monotonic()
+    question = {"event": asked.event, "client": asked.client, "seconds": seconds, "told": told}
     answer = local.ask(asked.home, question, until=until)
     output = answer.get("output") if answer else None
     return json.dumps(output, ensure_ascii=False).encode("utf-8", "replace") if output else b""

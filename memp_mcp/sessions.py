@@ -62,6 +62,13 @@ USE = (
 USE_BY_HAND = "Afterwards: record_trajectory, or reflect_failure where it misleads, with recall_id and ids as above."
 
 
+class _Asker(NamedTuple):
+    """Who waits for an answer, and until when (`time.monotonic`)."""
+
+    client: str
+    until: float
+
+
 class Sessions:
     """The events of all sessions that one server hears of."""
 
@@ -79,36 +86,48 @@ class Sessions:
 
         """
         endpoint = local.listen(self._memory.settings.directory, self.answer)
+        if "recall" in self._memory.settings.hooks:
+            threading.Thread(target=self._warm_up, name="warming", daemon=True).start()
         if "record" in self._memory.settings.hooks:
             threading.Thread(target=self._learn, name="learning", daemon=True).start()
         return endpoint
 
+    def _warm_up(self) -> None:
+        """Read and load now what the first search would need, since no hook could wait for it."""
+        with suppress(MempError):  # the first recall tells it
+            embedder, _ = self._memory.vectorizer.embedder(wait=LOOK_SECONDS)
+            self._memory.store.worded("task", column="doc", projects={""}, limit=1)
+            if embedder is not None:
+                vector = embedder.embed(["task"])[0].tolist()
+                self._memory.store.near(vector, column="vector", projects={""}, limit=1)
+
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
         """What a hook is to print for an event, as ``{"output": …}``; empty where it is to be silent."""
         event, told = str(question.get("event")), question.get("told")
+        until = time.monotonic() + float(question.get("seconds") or 0.0)
         if event not in _PROMPTS | _TOOLS | {"SessionStart"}:
             self._poked.set()
             return {}
         if "recall" not in self._memory.settings.hooks or not isinstance(told, dict):
             return {}
-        text = self._said(event, str(question.get("client", "")), told)
+        text = self._said(event, _Asker(str(question.get("client", "")), until), told)
         named = str(told.get("hook_event_name") or event)
         return {"output": {"hookSpecificOutput": {"hookEventName": named, "additionalContext": text}}} if text else {}
 
     # -- recall ----------------------------------------------------------------------------------------------
 
-    def _said(self, event: str, client: str, told: dict[str, Any]) -> str:
+    def _said(self, event: str, asker: _Asker, told: dict[str, Any]) -> str:
         shown = _Shown(self._run, str(told.get("session_id", "")))
         if event == "SessionStart":
             if told.get("source") in {"compact", "clear"}:
                 shown.forget()  # the agent has forgotten it, too
             return self._greeting()
         if event in _PROMPTS:
-            return self._recalled(client, shown, task=self._asked(shown.session, str(told.get("prompt") or "")))
+            return self._recalled(asker, shown, task=self._asked(shown.session, str(told.get("prompt") or "")))
         action, error = _failed(event, told)
         if not error or evidence.transient(error):
             return ""
-        return self._recalled(client, shown, task=self._prompts.get(shown.session) or action, error=error)
+        return self._recalled(asker, shown, task=self._prompts.get(shown.session) or action, error=error)
 
     def _greeting(self) -> str:
         of_status = self._memory.store.statuses(projects={self._memory.settings.project, ""})
@@ -128,10 +147,12 @@ class Sessions:
         self._prompts[session_id] = session.task_of(typed)
         return self._prompts[session_id]
 
-    def _recalled(self, client: str, shown: _Shown, *, task: str, error: str = "") -> str:
+    def _recalled(self, asker: _Asker, shown: _Shown, *, task: str, error: str = "") -> str:
         if not task or self._memory.vectorizer.background.ready(0) is None:
             return ""  # while the embedder is loading, a client would wait for it in vain
-        recall = self._memory.recall(task, error=error, limit=PROCEDURES, client=client)
+        recall = self._memory.recall(task, error=error, limit=PROCEDURES, client=asker.client)
+        if time.monotonic() >= asker.until:
+            return ""  # nobody is waiting any more
         if recall.found == "withheld":
             return FRAME.format(recall_id=recall.id, told=recall.reason, use="")
         known = shown.ids()
