@@ -81,6 +81,8 @@ def _said(asked: _Asked, until: float) -> bytes:
     if wanted and ("record" if ends else "recall") not in wanted:
         return b""
     told = json.loads(_stdin())
+    if not isinstance(told, dict):
+        return b""
     if ends:
         _note(asked, told)
         local.ask(asked.home, {"event": asked.event}, until=until)
@@ -89,7 +91,7 @@ def _said(asked: _Asked, until: float) -> bytes:
     question = {"event": asked.event, "client": asked.client, "seconds": seconds, "told": told}
     answer = local.ask(asked.home, question, until=until)
     output = answer.get("output") if answer else None
-    return json.dumps(output, ensure_ascii=False).encode("utf-8", "replace") if output else b""
+    return json.dumps(output).encode() if output and isinstance(output, dict) else b""
 
 
 def _stdin() -> bytes:

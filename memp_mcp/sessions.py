@@ -173,19 +173,25 @@ class Sessions:
     # -- record ----------------------------------------------------------------------------------------------
 
     def _learn(self) -> None:
-        """Take up the notes, whenever there are some; a kill in the middle leaves them where they are."""
-        read: dict[Path, _Reading] = {}
+        read: dict[Path, Reading] = {}
         _sweep(self._run)
         while True:
             self._poked.clear()
-            for note in _notes(self._run):
-                if note.is_due(read.get(note.path)):
-                    began = time.monotonic()
-                    if self._is_done(note):
-                        note.drop()
-                    took = time.monotonic() - began
-                    read[note.path] = _Reading(note.written, note.is_final, time.monotonic() + PAUSE * took)
+            self.look(read)
             self._poked.wait(LOOK_SECONDS)
+
+    def look(self, read: dict[Path, Reading]) -> None:
+        """Take up the notes that are due; *read* tells what was read before, and is brought up to date.
+
+        A kill in the middle leaves a note where it is.
+        """
+        for note in _notes(self._run):
+            if note.is_due(read.get(note.path)):
+                began = time.monotonic()
+                if self._is_done(note):
+                    note.drop()
+                took = time.monotonic() - began
+                read[note.path] = Reading(note.written, note.is_final, time.monotonic() + PAUSE * took)
 
     def _is_done(self, note: _Note) -> bool:
         try:
@@ -290,7 +296,7 @@ def _sweep(run: Path) -> None:
 # -- notes ----------------------------------------------------------------------------------------------------
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """When a note was last read: in which version of it, whether as a final one, and when it may be read again."""
 
     written: int
@@ -307,7 +313,7 @@ class _Note(NamedTuple):
     transcript: str
     is_final: bool
 
-    def is_due(self, last: _Reading | None) -> bool:
+    def is_due(self, last: Reading | None) -> bool:
         """Whether there is anything new, and it may be read already."""
         if last is None or (self.is_final and not last.is_final):
             return True

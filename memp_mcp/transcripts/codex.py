@@ -5,7 +5,7 @@ r"""Codex's rollouts: ``~/.codex/sessions/YYYY/MM/DD/rollout-<time>-<id>.jsonl``
     {"timestamp": "…", "type": "session_meta", "payload": {"id": "…", "cwd": "…", …}}
     {"type": "turn_context", "payload": {"model": "…", "cwd": "…", …}}
     {"type": "response_item", "payload":
-        {"type": "message", "role": "user" | "assistant", "content": [{"type": "input_text", "text": "…"}]} |
+        {"type": "message", "role": "user" | "assistant" | "developer", "content": [{"type": "…", "text": "…"}]} |
         {"type": "reasoning", "summary": [{"type": "summary_text", "text": "…"}]} |
         {"type": "function_call", "name": "exec_command", "namespace"?: "mcp__server", "arguments": "{…}",
          "call_id": "…"} |
@@ -40,7 +40,18 @@ from pydantic import BaseModel, ConfigDict
 
 from memp_mcp.errors import BadInput
 from memp_mcp.transcripts.found import Documents, Located, Skipped, Word, unknown_type
-from memp_mcp.transcripts.session import About, Call, Event, Result, Said, events, prompt, text_of, trajectories
+from memp_mcp.transcripts.session import (
+    About,
+    Call,
+    Event,
+    Result,
+    Said,
+    events,
+    injected,
+    prompt,
+    text_of,
+    trajectories,
+)
 
 CLIENT = "codex"
 _TOLD = ("session_meta", "turn_context", "response_item", "event_msg")
@@ -118,6 +129,8 @@ class _Rollout:
         match item.type:
             case "message" if item.role == "user":
                 yield from prompt(text_of(item.content), self._at)
+            case "message" if item.role == "developer":  # what a hook said stands there, too
+                yield from injected(text_of(item.content))
             case "message" if item.role == "assistant":
                 yield Said(text_of(item.content))
             case "reasoning":

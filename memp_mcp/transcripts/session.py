@@ -234,12 +234,15 @@ _CONTINUES = re.compile(
 )
 
 
-_RECALLED = re.compile(r'<memp-recall recall_id="(r_[0-9a-f]{12,32})">(.*?)</memp-recall>\s*', re.DOTALL)
+_RECALLED = re.compile(  # some clients write the marks of a hook's text as entities
+    r'(?:<|&lt;)memp-recall recall_id="(r_[0-9a-f]{12,32})"(?:>|&gt;)(.*?)(?:<|&lt;)/memp-recall(?:>|&gt;)\s*',
+    re.DOTALL,
+)
 
 
 def injected(text: str) -> Iterator[Injected]:
     """The recalls that this memory put into a text by itself."""
-    for recall_id, told in _RECALLED.findall(text) if "<memp-recall" in text else ():
+    for recall_id, told in _RECALLED.findall(text) if "memp-recall" in text else ():
         first = _PROCEDURE_ID.search(told)
         yield Injected(recall_id, first[0] if first else "")
 
