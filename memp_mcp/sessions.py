@@ -110,7 +110,11 @@ class Sessions:
             return {}
         if "recall" not in self._memory.settings.hooks or not isinstance(told, dict):
             return {}
-        text = self._said(event, _Asker(str(question.get("client", "")), until), told)
+        try:
+            text = self._said(event, _Asker(str(question.get("client", "")), until), told)
+        except (MempError, OSError) as error:
+            log.warning("a hook was left without an answer: %s", error)
+            return {}
         named = str(told.get("hook_event_name") or event)
         return {"output": {"hookSpecificOutput": {"hookEventName": named, "additionalContext": text}}} if text else {}
 

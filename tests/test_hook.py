@@ -85,7 +85,7 @@ def test_the_home_can_be_named_on_the_command_line(tmp_path: Path, serve: Callab
 @pytest.mark.parametrize("stdin", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}" + b" " * 5_000_000, b"[" * 100_000])
 @pytest.mark.parametrize("event", ["UserPromptSubmit", "Stop"])
 def test_garbage_is_met_with_silence(tmp_path: Path, serve: Callable[[Answer], None], event: str, stdin: bytes) -> None:
-    serve(lambda question: {"output": question["told"]})
+    serve(lambda question: {"output": question.get("told")})
 
     assert silent(hook(tmp_path, event, "--client", "codex", stdin=stdin))
 

@@ -66,7 +66,8 @@ class Model:
 def _results(body: Json) -> int:
     """How many results of tools the model has been shown since the last prompt."""
     count = 0
-    for message in body.get("messages") or body.get("input") or []:
+    messages: list[Json] = body.get("messages") or body.get("input") or []
+    for message in messages:
         content = message.get("content")
         blocks = content if isinstance(content, list) else []
         results = sum(block.get("type") == "tool_result" for block in blocks if isinstance(block, dict))
