@@ -65,20 +65,21 @@ class Model:
 
 def _results(body: Json) -> int:
     """How many results of tools the model has been shown since the last prompt."""
-    count = 0
     messages: list[Json] = body.get("messages") or body.get("input") or []
-    for message in messages:
-        content = message.get("content")
-        blocks = content if isinstance(content, list) else []
-        results = sum(block.get("type") == "tool_result" for block in blocks if isinstance(block, dict))
-        results += message.get("role") == "tool" or str(message.get("type", "")).endswith("_call_output")
-        asked = message.get("role") == "user" and not results
-        count = 0 if asked and count and _is_prompt(message) else count + results
-    return count
+    last = max((i for i, message in enumerate(messages) if _is_prompt(message)), default=0)
+    return sum(_results_in(message) for message in messages[last:])
+
+
+def _results_in(message: Json) -> int:
+    if message.get("role") == "tool" or str(message.get("type", "")).endswith("_call_output"):
+        return 1
+    content = message.get("content")
+    blocks = content if isinstance(content, list) else []
+    return sum(isinstance(block, dict) and block.get("type") == "tool_result" for block in blocks)
 
 
 def _is_prompt(message: Json) -> bool:
-    return PROMPT_MARK in json.dumps(message)
+    return message.get("role") == "user" and PROMPT_MARK in json.dumps(message)
 
 
 PROMPT_MARK = "Please: "
@@ -87,7 +88,7 @@ PROMPT_MARK = "Please: "
 
 def _messages(turn: Turn, body: Json, place: int) -> Iterator[tuple[str, Json]]:
     usage = {"input_tokens": 10, "output_tokens": 10}
-    message = {
+    message: Json = {
         "id": f"msg_{place}", "type": "message", "role": "assistant", "model": body.get("model"), "content": [],
         "stop_reason": None, "stop_sequence": None, "usage": usage,
     }  # fmt: skip

@@ -21,7 +21,7 @@ from memp_mcp.models import Trajectory
 from memp_mcp.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
-TASK = "Publish version 1.4.0 of the shop app with release.py"
+TASK = "Publish version 1.4.0 of the shop app to the store"
 PASSED = "printf '===== 3 passed in 0.01s =====\\n' # pytest"
 
 
@@ -74,17 +74,17 @@ def server(memory: dict[str, str]) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def told(desks: dict[str, Desk], model: Model, server: None) -> dict[str, list[Json]]:
     """What each model was asked, in turn: Claude Code records, Codex recalls that and adds to it, Qwen recalls both."""
-    first = {"task": TASK, "steps": [{"action": "release.py build"}, {"action": "release.py sign"}]}
+    first = {"task": TASK, "steps": [{"action": "./ship build"}, {"action": "./ship sign"}]}
     second = {"task": "Brew coffee for the whole team", "steps": [{"action": "barista --cups 12"}]}
     worked = {"outcome": "success", "reward": 1}
     turns = {
         CLAUDE: CLAUDE.calls("record_trajectory", **first, **worked),
         CODEX: [
-            *CODEX.calls("recall_procedure", task="Publish release 2.0 of the shop app with release.py"),
+            *CODEX.calls("recall_procedure", task="Publish release 2.0 of the shop app to the store"),
             *CODEX.calls("record_trajectory", **second, **worked),
         ],
         QWEN: [
-            *QWEN.calls("recall_procedure", task="Publish release 3.0 of the shop app with release.py"),
+            *QWEN.calls("recall_procedure", task="Publish release 3.0 of the shop app to the store"),
             *QWEN.calls("recall_procedure", task="Brew coffee for a team of nine"),
         ],
     }
@@ -104,8 +104,8 @@ def said(request: Json) -> str:
 def test_what_one_client_records_the_others_recall_and_add_to(told: dict[str, list[Json]]) -> None:
     codex, qwen = said(told["codex"][-1]), said(told["qwen-code"][-1])
 
-    assert "release.py sign" in codex
-    assert "release.py sign" in qwen
+    assert "./ship sign" in codex
+    assert "./ship sign" in qwen
     assert "barista" in qwen
 
 
@@ -128,7 +128,7 @@ def test_a_hook_puts_the_recall_into_the_first_request(session: tuple[Client, li
     _, requests = session
 
     assert "memp-recall" in said(requests[0])
-    assert "release.py sign" in said(requests[0])
+    assert "./ship sign" in said(requests[0])
 
 
 def test_at_the_end_of_the_turn_the_session_is_in_the_memory(
@@ -143,7 +143,7 @@ def test_at_the_end_of_the_turn_the_session_is_in_the_memory(
     until(recorded)
     [run] = recorded()
     assert (run.succeeded, run.reward and run.reward.judged_by) == (True, "rule:tests")
-    assert run.recall_id in said(requests[0])
+    assert str(run.recall_id) in said(requests[0])
     assert len(run.used) == 1
     assert "memp-recall" not in run.model_dump_json()
 
