@@ -5,9 +5,11 @@ The house, in the order in which a request walks through it; imports run the sam
     __main__.py   python -m memp_mcp; a client that speaks stdio meets front.py, a person cli.py
     front.py      the first half second: answers the MCP handshake by handshake.py from catalogue.json, then hands
                   over to stdio.py; catalogue.py makes that file from what the SDK's server says
+    hook.py       memp-mcp hook: what the clients' hooks run; asks a running server by local.py, the socket's two ends
     cli.py        argv + environment → Settings → Memory → serve | import | export | show …; the only composer
     demo.py       memp-mcp demo: one agent fails, a second one succeeds, all of it for real
     server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
+    sessions.py   what a server does at the events of its clients' sessions: recall at a prompt, learn at the end
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
     archive.py    the memory in bulk: import, export, cold start, rebuild
     answers.py    the lean answers that agents read, within a budget of tokens

@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 nothing f
 from __future__ import annotations
 
 import argparse
+import atexit
 import io
 import json
 import logging
@@ -13,9 +14,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from pathlib import Path
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Any, BinaryIO, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from pydantic import BaseModel
 from rich.console import Console
@@ -24,14 +26,13 @@ from rich.table import Table
 
 from memp_mcp import __version__
 from memp_mcp.errors import MempError
-from memp_mcp.front import Serve, serve_stdio
+from memp_mcp.front import Serve, before_leaving, serve_stdio
 from memp_mcp.models import BuildPolicy, Procedure, RetrievePolicy, Status, UpdatePolicy
 from memp_mcp.settings import Settings
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
-    from memp_mcp.local import Endpoint
     from memp_mcp.memory import Memory
     from memp_mcp.sheets import Sheet
     from memp_mcp.transcripts.places import Source
@@ -65,12 +66,9 @@ def compose(settings: Callable[[], Settings]) -> MCPServer[Any]:
     Settings that cannot be used, or a store that cannot be opened, are told by every call until they are mended: a
     client shows the result of a call to its model, but nobody reads the stderr of a server that has died.
     """
-    return _over(_Opening(settings))
-
-
-def _over(opening: _Opening) -> MCPServer[Any]:
     from memp_mcp.server import build_server  # noqa: PLC0415 - imports the SDK: more than a second
 
+    opening = _Opening(settings)
     Thread(target=opening.begin, name="open-memory", daemon=True).start()
     return build_server(opening.memory)
 
@@ -81,7 +79,6 @@ class _Opening:
     def __init__(self, settings: Callable[[], Settings]) -> None:
         self._settings = settings
         self._memory: Memory | None = None
-        self._endpoint: Endpoint | None = None
         self._lock = Lock()
 
     def begin(self) -> None:
@@ -106,14 +103,11 @@ class _Opening:
         from memp_mcp.sessions import Sessions  # noqa: PLC0415 - as above
 
         try:
-            self._endpoint = Sessions(memory).attend()
+            endpoint = Sessions(memory).attend()
+            before_leaving(endpoint.close)  # a server on stdio ends without
+            atexit.register(endpoint.close)
         except OSError as error:  # the tools serve all the same
             logging.getLogger(__name__).warning("hooks are not served: %s", error)
-
-    def close(self) -> None:
-        """Let no hook find this server any more."""
-        if self._endpoint is not None:
-            self._endpoint.close()
 
 
 def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
@@ -122,27 +116,14 @@ def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
     from memp_mcp.server import serve_http  # noqa: PLC0415 - imports the SDK
 
     sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}/mcp\n")
-    opening = _Opening(lambda: settings)
-    try:
-        serve_http(_over(opening), host=options.host, port=options.port)
-    finally:
-        opening.close()
+    serve_http(compose(lambda: settings), host=options.host, port=options.port)
     return Answer(None, [])
 
 
 def _runner(settings: Callable[[], Settings]) -> Serve:
     from memp_mcp.stdio import serve  # noqa: PLC0415 - imports the SDK
 
-    opening = _Opening(settings)
-    application = _over(opening)
-
-    def run(stdin: BinaryIO, stdout: BinaryIO) -> None:
-        try:
-            serve(application, stdin, stdout)
-        finally:
-            opening.close()
-
-    return run
+    return partial(serve, compose(settings))
 
 
 def _hook(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - it reads what it needs itself

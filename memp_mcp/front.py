@@ -43,7 +43,7 @@ def serve_stdio(load: Callable[[], Serve], catalogue: Path = CATALOGUE) -> NoRet
     _leave_on_signals()
     _leave_with_parent()
     converse(wire_in, wire_out, load, catalogue)
-    os._exit(0)
+    _leave(0)
 
 
 def converse(wire_in: io.BufferedIOBase, wire_out: BinaryIO, load: Callable[[], Serve], catalogue: Path) -> None:
@@ -138,7 +138,23 @@ def _send(wire: BinaryIO, data: bytes) -> None:
         wire.write(data)
         wire.flush()
     except ConnectionError:
-        os._exit(0)  # the client is gone; nothing is lost, for every call is durable before it is answered
+        _leave(0)  # the client is gone; nothing is lost, for every call is durable before it is answered
+
+
+_last_acts: list[Callable[[], None]] = []
+
+
+def before_leaving(act: Callable[[], None]) -> None:
+    """Have *act* called when this process ends; there is time for very little, and no act is to raise."""
+    _last_acts.append(act)
+
+
+def _leave(code: int) -> NoReturn:
+    try:
+        for act in _last_acts:
+            act()
+    finally:
+        os._exit(code)
 
 
 def _claim_wire() -> tuple[io.BufferedIOBase, BinaryIO]:
@@ -162,10 +178,10 @@ def _leave_on_signals() -> None:
     numbers = (signal.SIGTERM, signal.SIGINT)
     if sys.platform == "win32":
         for number in numbers:
-            signal.signal(number, lambda received, _frame: os._exit(128 + received))
+            signal.signal(number, lambda received, _frame: _leave(128 + received))
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    threading.Thread(target=lambda: os._exit(128 + signal.sigwait(numbers)), name="signals", daemon=True).start()
+    threading.Thread(target=lambda: _leave(128 + signal.sigwait(numbers)), name="signals", daemon=True).start()
 
 
 def _leave_with_parent() -> None:
@@ -175,7 +191,7 @@ def _leave_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        os._exit(0)
+        _leave(0)
 
     if os.name == "posix":
         threading.Thread(target=watch, name="parent", daemon=True).start()

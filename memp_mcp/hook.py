@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from memp_mcp import local
 
-ENDS = frozenset({"Stop", "SubagentStop", "SessionEnd", "AfterAgent"})
+ENDS = frozenset({"Stop", "SessionEnd", "AfterAgent"})
 """Events after which there is something to learn."""
 
 SECONDS = 0.3

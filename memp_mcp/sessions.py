@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from memp_mcp import answers, archive, evidence, judge, local, retrieve, transcripts
 from memp_mcp.errors import BadInput, MempError
@@ -36,6 +36,8 @@ SHORTEST_PROMPT = 12
 """Bytes; a shorter one says too little to be looked up."""
 IDLE_SECONDS = 900.0
 """Of a session whose end nobody has told: until it counts as ended."""
+AFTERWARDS = 5.0
+"""Seconds in which a client still writes what belongs to a turn that it has told the end of."""
 PAUSE = 10.0
 """A session is read again only after so many times what its last reading took, so that a long one costs a share."""
 LONGEST_TRANSCRIPT = 500_000_000
@@ -60,6 +62,9 @@ USE = (
     "or get_procedure, with recall_id and ids as above."
 )
 USE_BY_HAND = "Afterwards: record_trajectory, or reflect_failure where it misleads, with recall_id and ids as above."
+
+
+Over = Literal["session", "turn", "nothing"]
 
 
 class _Asker(NamedTuple):
@@ -199,7 +204,7 @@ class Sessions:
 
     def _is_done(self, note: _Note) -> bool:
         try:
-            return self.learn_from(Path(note.transcript), client=note.client, is_final=note.is_final)
+            return self.learn_from(Path(note.transcript), client=note.client, over=note.over)
         except (BadInput, OSError, ValueError) as error:
             log.warning("nothing can be learnt from %s: %s", note.transcript, error)
             return True
@@ -207,13 +212,14 @@ class Sessions:
             log.warning("nothing was learnt from %s: %s", note.transcript, error)
             return False
 
-    def learn_from(self, transcript: Path, *, client: str, is_final: bool) -> bool:
+    def learn_from(self, transcript: Path, *, client: str, over: Over) -> bool:
         """Record what is over in a session, each trajectory once; tells whether that was all of it.
 
         Args:
             transcript: As the client keeps it; sub-agents that have files of their own are found beside it.
             client: Its format; one of the clients that have hooks.
-            is_final: Whether the session has ended, so that nothing in it is open any more.
+            over: What has ended. With the session nothing in it is open any more; after a turn the last trajectory is
+                taken only if its evidence tells how it went, in the middle of one it is not taken at all.
 
         Raises:
             BadInput: it is not a transcript.
@@ -225,13 +231,15 @@ class Sessions:
             if path.stat().st_size > LONGEST_TRANSCRIPT:
                 raise BadInput(f"It has more than {LONGEST_TRANSCRIPT:,} bytes.")
             found = [e for e in transcripts.episodes(path, source_format=client) if not e.is_recorded]
-            over = [e.trajectory for e in found if not e.is_open or is_final or self._is_judged(e.trajectory)]
-            complete = complete and len(over) == len(found)
-            self._record([t for t in in_project(over, self._memory.settings.project) if isinstance(t, Trajectory)])
+            taken = [e.trajectory for e in found if self._is_over(e, over)]
+            complete = complete and len(taken) == len(found)
+            self._record([t for t in in_project(taken, self._memory.settings.project) if isinstance(t, Trajectory)])
         return complete
 
-    def _is_judged(self, trajectory: Trajectory) -> bool:
-        return judge.judge(trajectory, rules=self._memory.rules) is not None
+    def _is_over(self, episode: transcripts.Located, over: Over) -> bool:
+        if not episode.is_open or over == "session":
+            return True
+        return over == "turn" and judge.judge(episode.trajectory, rules=self._memory.rules) is not None
 
     def _record(self, trajectories: Sequence[Trajectory]) -> None:
         stored = self._memory.store.stored([t.id for t in trajectories])
@@ -315,7 +323,12 @@ class _Note(NamedTuple):
     written: int  # nanoseconds
     client: str
     transcript: str
-    is_final: bool
+    over: Over
+
+    @property
+    def is_final(self) -> bool:
+        """Whether there will be no more."""
+        return self.over == "session"
 
     def is_due(self, last: Reading | None) -> bool:
         """Whether there is anything new, and it may be read already."""
@@ -340,13 +353,18 @@ def _notes(run: Path) -> Iterator[_Note]:
     for path in (run / "spool").glob("*.json"):
         with suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(path.read_bytes())
-            ended = told["event"] == "SessionEnd" or _is_idle(Path(told["transcript"]))
-            found.append(_Note(path, path.stat().st_mtime_ns, told["client"], told["transcript"], ended))
+            written = path.stat().st_mtime_ns
+            over = "session" if told["event"] == "SessionEnd" else _over(Path(told["transcript"]), written)
+            found.append(_Note(path, written, told["client"], told["transcript"], over))
     yield from sorted(found, key=lambda note: note.written)
 
 
-def _is_idle(transcript: Path) -> bool:
+def _over(transcript: Path, told: int) -> Over:
+    """What has ended in a session of which was *told* last that a turn had: nobody may ever tell more of it."""
     try:
-        return time.time() - transcript.stat().st_mtime > IDLE_SECONDS
+        written = transcript.stat().st_mtime_ns
     except OSError:
-        return True  # it is gone
+        return "session"  # it is gone
+    if time.time() - written / 1e9 > IDLE_SECONDS:
+        return "session"
+    return "turn" if written - told < AFTERWARDS * 1e9 else "nothing"

@@ -18,7 +18,7 @@ from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import BadInput
 from memp_mcp.memory import Memory
 from memp_mcp.models import Trajectory
-from memp_mcp.sessions import TOKENS, Reading, Sessions
+from memp_mcp.sessions import TOKENS, Over, Reading, Sessions
 from memp_mcp.settings import DEFAULT_EMBEDDER
 
 PUBLISH = won(
@@ -222,7 +222,7 @@ PASSED = "===== 3 passed in 0.12s ====="
 
 def learn(memory: Memory, session: Session, *, is_final: bool = False) -> list[Trajectory]:
     """Hear of the end of a turn, or of the session; returns all that is stored."""
-    Sessions(memory).learn_from(session.path, client="claude-code", is_final=is_final)
+    Sessions(memory).learn_from(session.path, client="claude-code", over="session" if is_final else "turn")
     return sorted(memory.store.all_trajectories(), key=lambda t: t.created_at)
 
 
@@ -306,7 +306,7 @@ def test_sub_agents_with_files_of_their_own_are_recorded_apart(memory: Memory, s
 
 def test_what_is_no_transcript_is_refused(memory: Memory, session: Session) -> None:
     with pytest.raises(BadInput, match="format"):
-        Sessions(memory).learn_from(session.path, client="nobody", is_final=True)
+        Sessions(memory).learn_from(session.path, client="nobody", over="session")
 
 
 # -- notes --------------------------------------------------------------------------------------------------
@@ -348,6 +348,16 @@ def test_a_session_that_has_been_silent_for_long_counts_as_ended(memory: Memory,
     assert not left.exists()
 
 
+def test_in_the_middle_of_a_turn_the_last_task_is_not_taken(memory: Memory, session: Session) -> None:
+    left = note(memory, session, "Stop")
+    session.asks("Mend the tests").runs("pytest", PASSED).asks("Mend the docs").runs("make test", PASSED)
+    os.utime(left, (time.time() - 60,) * 2)
+
+    take_up(memory)
+
+    assert [t.task for t in memory.store.all_trajectories()] == ["Mend the tests"]
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"event": "Stop"}', '{"event": "Stop", "client": 1, "transcript": 2}'])
 def test_a_note_that_says_nothing_disturbs_nobody(memory: Memory, session: Session, content: str) -> None:
     note(memory, session, "Stop").write_text(content)
@@ -369,9 +379,9 @@ def test_a_note_that_is_written_anew_meanwhile_is_kept(memory: Memory, session: 
     left = note(memory, session, "SessionEnd")
 
     class Meanwhile(Sessions):
-        def learn_from(self, transcript: Path, *, client: str, is_final: bool) -> bool:
+        def learn_from(self, transcript: Path, *, client: str, over: Over) -> bool:
             os.utime(left, (1, 1))
-            return super().learn_from(transcript, client=client, is_final=is_final)
+            return super().learn_from(transcript, client=client, over=over)
 
     Meanwhile(memory).look({})
 
@@ -382,9 +392,9 @@ def test_a_session_is_not_read_again_before_there_is_news(memory: Memory, sessio
     read: list[Path] = []
 
     class Counting(Sessions):
-        def learn_from(self, transcript: Path, *, client: str, is_final: bool) -> bool:
+        def learn_from(self, transcript: Path, *, client: str, over: Over) -> bool:
             read.append(transcript)
-            return super().learn_from(transcript, client=client, is_final=is_final)
+            return super().learn_from(transcript, client=client, over=over)
 
     session.asks("Start the shop").runs("make start", "started")
     note(memory, session, "Stop")
