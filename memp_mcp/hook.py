@@ -2,8 +2,8 @@
 
 It passes the event on to a server of the memory that is running, and prints what that says, in the form that the
 clients share. It fails open: within 300 ms there is an answer or nothing, the exit code is 0, and stderr stays empty.
-So it imports the standard library only, and of that little. Without a server it is silent; but the end of a turn or
-session is written down, for the next server to learn from.
+So it imports the standard library only, and of that little: no pathlib, no typing. Without a server it is silent; but
+the end of a turn or session is written down, for the next server to learn from.
 
 The settings that it follows: MEMP_HOME, MEMP_HOOKS and MEMP_HOOK_SECONDS.
 """
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import threading
 import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
 
 from memp_mcp import local
+
+TYPE_CHECKING = False  # that of typing costs three milliseconds
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
 
 ENDS = frozenset({"Stop", "SessionEnd", "AfterAgent"})
 """Events after which there is something to learn."""
@@ -30,18 +31,12 @@ _BEFORE = 0.05
 _LONGEST_EVENT = 4_000_000
 
 
-class _Asked(NamedTuple):
-    event: str
-    client: str
-    home: Path
-
-
 def main(arguments: Sequence[str]) -> NoReturn:
     """Do what the event asks for, and end the process."""
     until = time.monotonic() + _seconds() - _BEFORE
     threading.Thread(target=_leave_at, args=(until,), daemon=True).start()
     try:
-        said = _said(_asked(arguments), until)
+        said = _said(*_asked(arguments), until)
         if said:
             os.write(1, said)
     finally:
@@ -60,8 +55,8 @@ def _leave_at(moment: float) -> NoReturn:
     os._exit(0)
 
 
-def _asked(arguments: Sequence[str]) -> _Asked:
-    """What is asked for; unknown arguments are those of a later version."""
+def _asked(arguments: Sequence[str]) -> tuple[str, str, str]:
+    """The event, the client and the memory's directory; unknown arguments are those of a later version."""
     options = {"--client": "", "--home": os.environ.get("MEMP_HOME", "").strip() or "~/.memp"}
     words = []
     rest = iter(arguments)
@@ -71,12 +66,12 @@ def _asked(arguments: Sequence[str]) -> _Asked:
             options[name] = value or next(rest, "")
         else:
             words.append(argument)
-    return _Asked(words[0] if words else "", options["--client"], Path(options["--home"]).expanduser())
+    return words[0] if words else "", options["--client"], os.path.expanduser(options["--home"])
 
 
-def _said(asked: _Asked, until: float) -> bytes:
+def _said(event: str, client: str, home: str, until: float) -> bytes:
     """What to print: JSON, or nothing."""
-    ends = asked.event in ENDS
+    ends = event in ENDS
     wanted = os.environ.get("MEMP_HOOKS", "").strip()
     if wanted and ("record" if ends else "recall") not in wanted:
         return b""
@@ -84,12 +79,11 @@ def _said(asked: _Asked, until: float) -> bytes:
     if not isinstance(told, dict):
         return b""
     if ends:
-        _note(asked, told)
-        local.ask(asked.home, {"event": asked.event}, until=until)
+        _note(event, client, home, told)
+        local.ask(home, {"event": event}, until=until)
         return b""
     seconds = until - time.monotonic()
-    question = {"event": asked.event, "client": asked.client, "seconds": seconds, "told": told}
-    answer = local.ask(asked.home, question, until=until)
+    answer = local.ask(home, {"event": event, "client": client, "seconds": seconds, "told": told}, until=until)
     output = answer.get("output") if answer else None
     return json.dumps(output).encode() if output and isinstance(output, dict) else b""
 
@@ -105,20 +99,17 @@ def _stdin() -> bytes:
     return b"".join(parts) if size <= _LONGEST_EVENT else b"{}"
 
 
-def _note(asked: _Asked, told: dict[str, Any]) -> None:
+def _note(event: str, client: str, home: str, told: dict[str, Any]) -> None:
     """Write down that a session has something to learn from: one note a transcript, the latest."""
     import hashlib  # noqa: PLC0415 - costs milliseconds, and the recalls do not need it
 
     transcript = told.get("transcript_path")
     if not isinstance(transcript, str) or not transcript:
         return
-    note = {"client": asked.client, "event": asked.event, "transcript": transcript}
-    spool = local.private(local.private(asked.home / "run") / "spool")
-    path = spool / f"{hashlib.sha256(transcript.encode('utf-8', 'replace')).hexdigest()[:24]}.json"
-    begun = path.with_suffix(f".{os.getpid()}")
-    begun.write_text(json.dumps(note), encoding="utf-8")
-    begun.replace(path)
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])
+    note = {"client": client, "event": event, "transcript": transcript}
+    spool = local.private(os.path.join(local.private(os.path.join(home, "run")), "spool"))
+    path = os.path.join(spool, hashlib.sha256(transcript.encode("utf-8", "replace")).hexdigest()[:24])
+    begun = f"{path}.{os.getpid()}"
+    with open(begun, "w", encoding="utf-8") as file:
+        json.dump(note, file)
+    os.replace(begun, f"{path}.json")

@@ -16,12 +16,15 @@ import socket
 import stat
 import threading
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import Any
 
-Message = dict[str, Any]
+TYPE_CHECKING = False  # that of typing costs a hook three milliseconds, and pathlib four
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    Message = dict[str, Any]
+    Answer = Callable[[Message], Message]
 
 _HELLO = b"memp\n"
 _LONGEST_PATH = 100  # sun_path takes 104 bytes on macOS, 108 on Linux
@@ -32,18 +35,19 @@ _UNIX = hasattr(socket, "AF_UNIX")
 _SUFFIX = "sock" if _UNIX else "port"
 
 
-def folder(home: Path) -> Path:
+def folder(home: str | os.PathLike[str]) -> str:
     """Where the servers of the memory in *home* listen; it need not be there yet."""
-    run = home / "run"
-    if not _UNIX or len(os.fsencode(run / f"{2**32}.{_SUFFIX}")) <= _LONGEST_PATH:
+    run = os.path.join(home, "run")
+    if not _UNIX or len(os.fsencode(os.path.join(run, f"{2**32}.{_SUFFIX}"))) <= _LONGEST_PATH:
         return run
     import hashlib  # noqa: PLC0415 - hardly anybody needs it, and it costs a hook milliseconds
 
-    name = hashlib.sha256(os.fsencode(home.absolute())).hexdigest()[:16]
-    return Path(os.environ.get("TMPDIR") or "/tmp") / f"memp-{os.getuid()}-{name}"  # noqa: S108 - checked in private()
+    name = hashlib.sha256(os.fsencode(os.path.abspath(home))).hexdigest()[:16]
+    temporary = os.environ.get("TMPDIR") or "/tmp"  # noqa: S108 - private() looks whose folder it is
+    return os.path.join(temporary, f"memp-{os.getuid()}-{name}")
 
 
-def private(path: Path) -> Path:
+def private(path: str) -> str:
     """Make a folder that is for its owner alone; return it.
 
     Raises:
@@ -51,40 +55,38 @@ def private(path: Path) -> Path:
         OSError: it cannot be made.
 
     """
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.makedirs(path, mode=0o700, exist_ok=True)
     if os.name == "posix":
         if not _is_mine(path):
             raise PermissionError(f"{path} is not a folder of this user.")
-        path.chmod(0o700)
+        os.chmod(path, 0o700)
     return path
 
 
-def _is_mine(path: Path) -> bool:
-    found = path.lstat()
+def _is_mine(path: str) -> bool:
+    found = os.lstat(path)
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()
 
 
 # -- the server's end -----------------------------------------------------------------------------------------
 
-Answer = Callable[[Message], Message]
-
 
 class Endpoint:
     """Where a server listens: its socket, and the file by which it is found."""
 
-    def __init__(self, listener: socket.socket, path: Path) -> None:
+    def __init__(self, listener: socket.socket, path: str) -> None:
         self._listener = listener
         self._path = path
 
     def close(self) -> None:
         """Stop to listen; nobody finds it any more."""
-        self._path.unlink(missing_ok=True)
+        _remove(self._path)
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)  # wakes the thread that waits for connections
         self._listener.close()
 
 
-def listen(home: Path, answer: Answer) -> Endpoint:
+def listen(home: str | os.PathLike[str], answer: Answer) -> Endpoint:
     """Answer questions in the background from now on; what servers that have died left behind is swept away.
 
     *answer* is called in a thread of its own for each question.
@@ -95,32 +97,33 @@ def listen(home: Path, answer: Answer) -> Endpoint:
     """
     run = private(folder(home))
     _sweep(run)
-    path = run / f"{os.getpid()}.{_SUFFIX}"
+    path = os.path.join(run, f"{os.getpid()}.{_SUFFIX}")
     listener, token = _unix(path) if _UNIX else _loopback(path)
     threading.Thread(target=_accept, args=(listener, answer, token), name="local", daemon=True).start()
     return Endpoint(listener, path)
 
 
-def _unix(path: Path) -> tuple[socket.socket, str]:
-    begun = path.with_suffix(".new")  # a socket that does not listen yet would be swept away as a dead one
-    begun.unlink(missing_ok=True)
+def _unix(path: str) -> tuple[socket.socket, str]:
+    begun = f"{path}.new"  # a socket that does not listen yet would be swept away as a dead one
+    _remove(begun)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(begun))
-    begun.chmod(0o600)
+    listener.bind(begun)
+    os.chmod(begun, 0o600)
     listener.listen()
-    begun.replace(path)
+    os.replace(begun, path)
     return listener, ""
 
 
-def _loopback(path: Path) -> tuple[socket.socket, str]:
+def _loopback(path: str) -> tuple[socket.socket, str]:
     import secrets  # noqa: PLC0415 - only where there are no Unix sockets
 
     token = secrets.token_hex(16)
     listener = socket.create_server(("127.0.0.1", 0))
-    begun = path.with_suffix(".new")
-    begun.touch(mode=0o600)
-    begun.write_text(json.dumps({"port": listener.getsockname()[1], "token": token}), encoding="ascii")
-    begun.replace(path)
+    begun = f"{path}.new"
+    _remove(begun)
+    with open(os.open(begun, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as file:
+        json.dump({"port": listener.getsockname()[1], "token": token}, file)
+    os.replace(begun, path)
     return listener, token
 
 
@@ -142,25 +145,30 @@ def _attend(connection: socket.socket, answer: Answer, token: str) -> None:
             connection.sendall(_line(answer(question)))
 
 
-def _sweep(run: Path) -> None:
+def _sweep(run: str) -> None:
     """Remove what nobody listens behind any more."""
     for path in _found(run):
         try:
             _connected(path)[0].close()
         except (OSError, ValueError):
-            path.unlink(missing_ok=True)
+            _remove(path)
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 # -- the other end --------------------------------------------------------------------------------------------
 
 
-def ask(home: Path, question: Message, *, until: float) -> Message | None:
+def ask(home: str | os.PathLike[str], question: Message, *, until: float) -> Message | None:
     """Ask the server that was started last, or the next one that is there; None without an answer by then.
 
     *until* is a moment of `time.monotonic`.
     """
     run = folder(home)
-    if os.name == "posix" and not (run.exists() and _is_mine(run)):
+    if os.name == "posix" and not (os.path.lexists(run) and _is_mine(run)):
         return None
     for path in _found(run):
         with suppress(OSError, ValueError):
@@ -171,22 +179,25 @@ def ask(home: Path, question: Message, *, until: float) -> Message | None:
     return None
 
 
-def _found(run: Path) -> list[Path]:
+def _found(run: str) -> list[str]:
     """The files of servers, the last started first."""
-    found: list[tuple[float, Path]] = []
-    for path in run.glob(f"*.{_SUFFIX}"):
-        with suppress(OSError):
-            found.append((path.stat().st_mtime, path))
+    found: list[tuple[float, str]] = []
+    with os.scandir(run) as entries:
+        for entry in entries:
+            if entry.name.endswith(f".{_SUFFIX}"):
+                with suppress(FileNotFoundError):
+                    found.append((entry.stat().st_mtime, entry.path))
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _connected(path: Path) -> tuple[socket.socket, str]:
+def _connected(path: str) -> tuple[socket.socket, str]:
     if _UNIX:
         connection = socket.socket(socket.AF_UNIX)
-        address: str | tuple[str, int] = str(path)
+        address: str | tuple[str, int] = path
         token = ""
     else:
-        told = json.loads(path.read_text(encoding="ascii"))
+        with open(path, encoding="ascii") as file:
+            told = json.load(file)
         connection = socket.socket()
         address, token = ("127.0.0.1", int(told["port"])), str(told["token"])
     connection.settimeout(_PATIENCE)

@@ -79,7 +79,7 @@ class Sessions:
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
-        self._run = local.private(memory.settings.directory / "run")
+        self._run = Path(local.private(str(memory.settings.directory / "run")))
         self._prompts: dict[str, str] = {}  # the task at hand, by session
         self._poked = threading.Event()
 
@@ -281,7 +281,8 @@ class _Shown:
     def __init__(self, run: Path, session_id: str) -> None:
         self.session = session_id
         self._path = (
-            local.private(run / "shown") / hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()[:24]
+            Path(local.private(str(run / "shown")))
+            / hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()[:24]
         )
 
     def ids(self) -> set[str]:

@@ -36,7 +36,7 @@ def endpoint(home: Path) -> Iterator[local.Endpoint]:
 
 
 def sockets(home: Path) -> list[Path]:
-    return sorted(local.folder(home).glob("*.sock"))
+    return sorted(Path(local.folder(home)).glob("*.sock"))
 
 
 def test_a_question_is_answered_by_the_server_of_the_same_memory(home: Path, endpoint: local.Endpoint) -> None:
@@ -107,7 +107,7 @@ def test_a_path_too_long_for_a_socket_is_replaced_by_a_short_one(
     home = tmp_path / ("deep" * 20) / ("er" * 20)
     home.mkdir(parents=True)
     listening = local.listen(home, lambda _: {"ok": True})
-    run = local.folder(home)
+    run = Path(local.folder(home))
     try:
         assert home not in run.parents
         assert local.ask(home, {}, until=soon()) == {"ok": True}
