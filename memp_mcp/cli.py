@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from memp_mcp import __version__
-from memp_mcp.errors import MempError
+from memp_mcp.errors import BadInput, MempError
 from memp_mcp.front import Serve, serve_stdio
 from memp_mcp.models import BuildPolicy, Procedure, RetrievePolicy, Status, UpdatePolicy
 from memp_mcp.settings import Settings
@@ -125,7 +125,10 @@ def _demo(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: A
 
 def _import(options: argparse.Namespace, settings: Settings) -> Answer:
     from memp_mcp.archive import import_files, sources  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.skill_folders import files_in  # noqa: PLC0415 - as above
 
+    if found := files_in(options.files):
+        return _import_skills(options, settings, found)
     files = sources(options.files, options.clients, os.environ)
     if options.dry_run:
         return _import_preview(options, settings, files)
@@ -144,6 +147,20 @@ def _import(options: argparse.Namespace, settings: Settings) -> Answer:
         f"{done.merged} merged into one that was there, {done.other_changes} other changes"
     )
     return Answer(done, [line, *_skips(done.skips, done.skipped)])
+
+
+def _import_skills(options: argparse.Namespace, settings: Settings, found: Sequence[Path]) -> Answer:
+    from memp_mcp.skill_folders import files_in, import_skills  # noqa: PLC0415 - imports LanceDB
+
+    if options.clients or not all(files_in([path]) for path in options.files):
+        raise BadInput("Some of these are skills and some are not. Import them by two commands.")
+    done = import_skills(
+        _open(settings), found, project=options.project, revise=options.revise, dry_run=options.dry_run
+    )
+    lines = [f"{d.done or d.drift:>10}  {d.procedure_id:<14}  {d.file}" for d in done]
+    told = [f"\n{d.name or d.file}: {d.drift}\n{d.note}" for d in done if d.note and d.drift != "new"]
+    hint = ["\nTake the edits over by --revise."] if any(d.drift == "edited" and not d.done for d in done) else []
+    return Answer(done, [*lines, *told, *hint])
 
 
 def _import_preview(options: argparse.Namespace, settings: Settings, files: Sequence[Source]) -> Answer:
@@ -175,6 +192,8 @@ def _skips(count: int, reasons: Sequence[str]) -> list[str]:
 def _export(options: argparse.Namespace, settings: Settings) -> Answer:
     from memp_mcp.archive import export  # noqa: PLC0415 - imports LanceDB
 
+    if options.skills:
+        return _export_skills(options, settings)
     lines = 0
     memory = _open(settings, salvage=True)  # before the file: an earlier export outlives a memory that cannot be opened
     with options.file.open("w", encoding="utf-8") if options.file else nullcontext(sys.stdout) as out:
@@ -182,6 +201,18 @@ def _export(options: argparse.Namespace, settings: Settings) -> Answer:
             out.write(line + "\n")
             lines += 1
     return Answer({"lines": lines}, [f"{lines} lines written to {options.file}"] if options.file else [])
+
+
+def _export_skills(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp.skill_folders import export_skills  # noqa: PLC0415 - imports LanceDB
+
+    if options.file:
+        raise BadInput("Say either a file, for the whole memory, or --skills with a folder.")
+    done = export_skills(_open(settings), options.skills, project=options.project, force=options.force)
+    lines = [f"{d.done:>10}  {options.skills / d.name}" for d in done]
+    kept = any(d.done == "kept" for d in done)
+    hint = ["kept: edited by hand; `memp-mcp import` shows how, --force overwrites it"] if kept else []
+    return Answer(done, [*lines, *hint] or ["no procedure has a verified success"], OK if done else NOTHING)
 
 
 def _bootstrap(options: argparse.Namespace, settings: Settings) -> Answer:
@@ -401,7 +432,7 @@ def _add_serving(command: AddCommand) -> None:
 def _add_transfer(command: AddCommand) -> None:
     from memp_mcp.transcripts.places import PLACES  # noqa: PLC0415 - keeps --version quick
 
-    files = command("import", _import, "learn from transcripts, or take over an exported memory")
+    files = command("import", _import, "learn from transcripts or skills, or take over an exported memory")
     _add_files(files, at_least="*")
     files.add_argument(
         "--from", dest="clients", action="append", choices=list(PLACES), default=[], help="what this client has kept"
@@ -410,7 +441,12 @@ def _add_transfer(command: AddCommand) -> None:
     files.add_argument("--project", default="", help="project of what names none; auto: the folder worked in")
     files.add_argument("--build", choices=get_args(BuildPolicy), help="MEMP_BUILD for this import")
     files.add_argument("--update", choices=get_args(UpdatePolicy), help="MEMP_UPDATE for this import")
-    command("export", _export, "write the whole memory as JSON lines").add_argument("file", nargs="?", type=Path)
+    files.add_argument("--revise", action="store_true", help="of skills: take over what was edited in their files")
+    whole = command("export", _export, "write the whole memory as JSON lines, or what is verified as skills")
+    whole.add_argument("file", nargs="?", type=Path)
+    whole.add_argument("--skills", type=Path, metavar="DIR", help="write verified procedures as Agent Skills into DIR")
+    whole.add_argument("--project", help="of skills: only of this project, and what is shared")
+    whole.add_argument("--force", action="store_true", help="of skills: overwrite also what was edited by hand")
     cold = command("bootstrap", _bootstrap, "cold start: score several trajectories a task, keep the best")
     _add_files(cold)
     cold.add_argument("--keep", type=_number(1), default=1, help="how many trajectories of a task to keep")
