@@ -44,6 +44,7 @@ from memp_mcp.models import Line, Pitfall, Procedure, ScriptStep, Text, Value
 FILE = "SKILL.md"
 LARGEST = 200_000
 """Bytes of a SKILL.md that is read: forty times what the specification recommends."""
+MOST_STEPS = 200
 AUTHOR = "skill"
 """Who made a revision that was read from a skill of elsewhere."""
 
@@ -78,8 +79,8 @@ class Content(Value):
 class Skill(Value):
     """A SKILL.md that was read; without its secrets."""
 
-    name: str
-    description: str
+    name: Text
+    description: Text
     content: Content
     procedure_id: str = ""
     revision: int = 0
@@ -242,6 +243,8 @@ def read(data: bytes) -> Skill:
     front, content = _parsed(text)
     if not content.steps:
         raise BadInput("It has no list of steps. Write them as a numbered list below a heading 'Steps'.")
+    if len(content.steps) > MOST_STEPS:
+        raise BadInput(f"It has {len(content.steps):,} steps, at most {MOST_STEPS} are read. Split it.")
     own = {str(k): str(v) for k, v in front["metadata"].items()}
     revision = own.get("memp-revision", "")
     return Skill(
@@ -282,7 +285,7 @@ def _parsed(text: str) -> tuple[dict[str, Any], Content]:
 def _front_matter(text: str) -> dict[str, Any]:
     try:
         front = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: no such date
         raise BadInput(f"Its front matter is not YAML: {' '.join(str(error).split())[:200]}.") from error
     if not isinstance(front, dict):
         raise BadInput("Its front matter is not a list of fields. Give at least name and description.")
@@ -290,14 +293,18 @@ def _front_matter(text: str) -> dict[str, Any]:
         if not isinstance(front.get(field), str) or not front[field].strip():
             raise BadInput(f"Its front matter has no {field}.")
     metadata = front.get("metadata")
-    return {**front, "metadata": metadata if isinstance(metadata, dict) else {}}
+    return {
+        **front,
+        "name": " ".join(front["name"].split())[:_MAX_NAME],
+        "metadata": metadata if isinstance(metadata, dict) else {},
+    }
 
 
 def _content(body: str, front: dict[str, Any]) -> Content:
     page = _page(body)
     found = page.sections
     return Content(
-        title=(page.title or front["name"].replace("-", " "))[: build.MAX_TITLE],
+        title=(page.title or front["name"].replace("-", " ").strip() or front["name"])[: build.MAX_TITLE],
         when_to_use="\n".join(found.get("when_to_use", ())) or " ".join(front["description"].split()),
         when_not_to_use="\n".join(found.get("when_not_to_use", ())),
         preconditions=tuple(found.get("preconditions", ())),

@@ -2,14 +2,14 @@
 
 The bundle holds this program and its pyproject.toml, no wheels: uv installs what that names when the server
 is first started (server type uv; github.com/modelcontextprotocol/mcpb, MANIFEST.md). The same sources give the same
-bytes.
+bytes. The extras are left out of pyproject.toml, since uv would look up the packages of all of them, used or not.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -17,29 +17,33 @@ _BEGINNING = (1980, 1, 1, 0, 0, 0)
 """The earliest moment that a zip archive can tell."""
 
 
-def contents() -> dict[str, Path]:
+_EXTRAS = re.compile(r"^\[project\.optional-dependencies\]\n.*?(?=^\[)", re.MULTILINE | re.DOTALL)
+
+
+def contents() -> dict[str, bytes]:
     """The files of the bundle, by their names in it."""
     package = [f for f in (ROOT / "memp_mcp").rglob("*") if f.is_file() and "__pycache__" not in f.parts]
-    files = [*package, ROOT / "pyproject.toml", ROOT / "README.md", ROOT / "LICENSE"]
-    named = {file.relative_to(ROOT).as_posix(): file for file in sorted(files)}
-    return {"manifest.json": ROOT / "packaging" / "mcpb" / "manifest.json", **named}
+    found = {f.relative_to(ROOT).as_posix(): f.read_bytes() for f in sorted(package)}
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    return {
+        "manifest.json": (ROOT / "packaging" / "mcpb" / "manifest.json").read_bytes(),
+        "pyproject.toml": _EXTRAS.sub("", project).encode(),
+        "README.md": (ROOT / "README.md").read_bytes(),
+        "LICENSE": (ROOT / "LICENSE").read_bytes(),
+        **found,
+    }
 
 
 def bundle(target: Path) -> Path:
     """Write the bundle to *target* and return it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(target, "w") as archive:
-        for entry, data in _entries():
+        for name, data in contents().items():
+            entry = zipfile.ZipInfo(name, _BEGINNING)
+            entry.external_attr = 0o644 << 16
+            entry.compress_type = zipfile.ZIP_DEFLATED
             archive.writestr(entry, data)
     return target
-
-
-def _entries() -> Iterator[tuple[zipfile.ZipInfo, bytes]]:
-    for name, file in contents().items():
-        entry = zipfile.ZipInfo(name, _BEGINNING)
-        entry.external_attr = 0o644 << 16
-        entry.compress_type = zipfile.ZIP_DEFLATED
-        yield entry, file.read_bytes()
 
 
 if __name__ == "__main__":

@@ -167,6 +167,8 @@ def test_the_bundle_holds_the_program_and_nothing_else(tmp_path: Path) -> None:
     with zipfile.ZipFile(made) as archive:
         names = set(archive.namelist())
         assert archive.read("memp_mcp/catalogue.json") == (ROOT / "memp_mcp" / "catalogue.json").read_bytes()
+        bundled = tomllib.loads(archive.read("pyproject.toml").decode())["project"]
+    assert bundled == {name: value for name, value in project().items() if name != "optional-dependencies"}
     assert loaded("packaging/mcpb/manifest.json")["server"]["entry_point"] in names
     assert {"manifest.json", "pyproject.toml", "README.md", "LICENSE"} <= names
     assert all(name.startswith("memp_mcp/") or "/" not in name for name in names)

@@ -211,11 +211,30 @@ def test_without_a_known_heading_the_first_numbered_list_is_taken_for_the_steps(
         ("---\nname: 3\ndescription: y\n---\n1. x", "no name"),
         ("---\nname: x\ndescription: y\n---\nonly words", "no list of steps"),
         ("---\nname: x\ndescription: y\n---\n1. " + "x" * skills.LARGEST, "bytes"),
+        ("---\nname: x\ndescription: y\n---\n" + "1. x\n" * 201, "201 steps"),
+        ("---\nname: x\ndescription: 2026-13-13\n---\n1. x", "not YAML"),
     ],
 )
 def test_what_is_no_skill_is_refused_with_the_way_out(text: str, why: str) -> None:
     with pytest.raises(BadInput, match=why):
         skills.read(text.encode())
+
+
+@hypothesis_settings(max_examples=200, deadline=None)
+@given(
+    front=st.text("name:description: x-\n'\"[]{}&*!|>#\t\\u\ud83d0123", max_size=60),
+    body=st.text("# -*+1.)\n`~>x\t\\<!\u2028é", max_size=80),
+)
+def test_whatever_stands_in_a_file_it_is_read_or_refused(front: str, body: str) -> None:
+    text = f'---\nname: "-"\ndescription: y\n{front}\n---\n1. x\n{body}'
+
+    try:
+        content = skills.read(text.encode(errors="replace")).content
+    except BadInput:
+        return
+    made = skills.procedure_of(skills.read(text.encode(errors="replace")), procedure_id="p_0123456789ab", project="")
+    assert made.script
+    assert skills.content_of(made).title == content.title
 
 
 def test_another_encoding_is_refused() -> None:
