@@ -204,7 +204,7 @@ def _section(heading: str, items: Sequence[str], *, ordered: bool = False) -> It
     yield from ("", f"## {heading}", "")
     for number, item in enumerate(told, 1):
         mark = f"{number}. " if ordered else "- "
-        first, *rest = item.splitlines()
+        first, *rest = re.split(r"\r\n?|\n", item)
         yield mark + first
         yield from (" " * len(mark) + line if line.strip() else "" for line in rest)
 
@@ -303,8 +303,9 @@ def _front_matter(text: str) -> dict[str, Any]:
 def _content(body: str, front: dict[str, Any]) -> Content:
     page = _page(body)
     found = page.sections
+    title = _heading(page.title or front["name"].replace("-", " ")) or front["name"]
     return Content(
-        title=(page.title or front["name"].replace("-", " ").strip() or front["name"])[: build.MAX_TITLE],
+        title=title[: build.MAX_TITLE],
         when_to_use="\n".join(found.get("when_to_use", ())) or " ".join(front["description"].split()),
         when_not_to_use="\n".join(found.get("when_not_to_use", ())),
         preconditions=tuple(found.get("preconditions", ())),
