@@ -247,9 +247,10 @@ def read(data: bytes) -> Skill:
         raise BadInput(f"It has {len(content.steps):,} steps, at most {MOST_STEPS} are read. Split it.")
     own = {str(k): str(v) for k, v in front["metadata"].items()}
     revision = own.get("memp-revision", "")
+    clean = redact.Redactor().text
     return Skill(
-        name=front["name"],
-        description=front["description"],
+        name=clean(front["name"]),
+        description=clean(front["description"]),
         content=content,
         procedure_id=own.get("memp-id", ""),
         revision=int(revision) if revision.isdecimal() and len(revision) < 10 else 0,

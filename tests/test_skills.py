@@ -355,7 +355,11 @@ def test_the_skills_of_another_memory_stay(open_memory: OpenMemory, tmp_path: Pa
 
 
 def test_a_skill_of_elsewhere_becomes_a_provisional_procedure_once(memory: Memory, tmp_path: Path) -> None:
-    put(tmp_path / "skills", "rotate-keys", FOREIGN.replace("vault rotate api", "vault login ghp_" + "a1B2" * 9))
+    secret = "ghp_" + "a1B2" * 9
+    told_twice = FOREIGN.replace("vault rotate api", f"vault login {secret}").replace(
+        "has leaked.", f"{secret} has leaked."
+    )
+    put(tmp_path / "skills", "rotate-keys", told_twice)
 
     [first] = import_skills(memory, [tmp_path / "skills"], project="ops")
     [again] = import_skills(memory, [tmp_path / "skills" / "rotate-keys"])
@@ -363,7 +367,7 @@ def test_a_skill_of_elsewhere_becomes_a_provisional_procedure_once(memory: Memor
     assert (told(first), told(again)) == (("new", "added"), ("unchanged", ""))
     found = only(memory)
     assert (found.id, found.status, found.project, found.author) == (first.procedure_id, "provisional", "ops", "skill")
-    assert "ghp_a1B2" not in found.model_dump_json()
+    assert secret not in found.model_dump_json()
     assert [m.procedure.id for m in memory.recall("rotate the API keys", project="ops").matches] == [found.id]
     assert fit(memory, [found]) == []
 
