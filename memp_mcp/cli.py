@@ -129,6 +129,8 @@ def _import(options: argparse.Namespace, settings: Settings) -> Answer:
 
     if found := files_in(options.files):
         return _import_skills(options, settings, found)
+    if options.revise:
+        raise BadInput("--revise is for skills, and there are none here.")
     files = sources(options.files, options.clients, os.environ)
     if options.dry_run:
         return _import_preview(options, settings, files)
@@ -154,6 +156,8 @@ def _import_skills(options: argparse.Namespace, settings: Settings, found: Seque
 
     if options.clients or not all(files_in([path]) for path in options.files):
         raise BadInput("Some of these are skills and some are not. Import them by two commands.")
+    if options.format or options.build or options.update:
+        raise BadInput("--format, --build and --update are for transcripts, and these are skills.")
     done = import_skills(
         _open(settings), found, project=options.project, revise=options.revise, dry_run=options.dry_run
     )
@@ -194,6 +198,8 @@ def _export(options: argparse.Namespace, settings: Settings) -> Answer:
 
     if options.skills:
         return _export_skills(options, settings)
+    if options.project is not None or options.force:
+        raise BadInput("--project and --force are for --skills DIR; a file holds the whole memory.")
     lines = 0
     memory = _open(settings, salvage=True)  # before the file: an earlier export outlives a memory that cannot be opened
     with options.file.open("w", encoding="utf-8") if options.file else nullcontext(sys.stdout) as out:

@@ -598,10 +598,22 @@ def test_skills_go_out_and_in_by_the_command_line(capsys: pytest.CaptureFixture[
     assert (found["drift"], found["done"]) == ("unchanged", "")
 
 
-def test_skills_are_imported_by_themselves(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("argv", "why"),
+    [
+        (("import", "skills", "t.jsonl"), "two commands"),
+        (("import", "skills", "--format", "own"), "for transcripts"),
+        (("import", "t.jsonl", "--revise"), "for skills"),
+        (("export", "x.jsonl", "--skills", "skills"), "either a file"),
+        (("export", "x.jsonl", "--project", "shop"), "for --skills"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: tuple[str, ...], why: str
+) -> None:
     put(tmp_path / "skills", "rotate-keys", FOREIGN)
     (tmp_path / "t.jsonl").write_text("{}", encoding="utf-8")
-    home = tmp_path / "memory"
+    here = [str(tmp_path / word) if word in {"skills", "t.jsonl", "x.jsonl"} else word for word in argv]
 
-    assert "two commands" in run(capsys, home, "import", tmp_path / "skills", tmp_path / "t.jsonl", code=1)
-    assert "either a file" in run(capsys, home, "export", tmp_path / "x", "--skills", tmp_path / "skills", code=1)
+    assert why in run(capsys, tmp_path / "memory", *here, code=1)
+    assert not (tmp_path / "x.jsonl").exists()
