@@ -200,7 +200,7 @@ def _with_first(text: str, root: Span, holder: Span, value: object, *, key: str 
 def _cuts(text: str, holder: Span, found: Span) -> list[tuple[int, int]]:
     """What has to go with a value: its line's beginning, and one comma."""
     line = text.rfind("\n", holder.begin, found.start)
-    own_line = line >= 0 and not text[line:found.start].strip()
+    own_line = line >= 0 and not text[line : found.start].strip()
     begin = line - (text[line - 1] == "\r") if own_line else found.start
     comma = _Reader(text).skip(found.end)
     if text.startswith(",", comma):
@@ -268,7 +268,7 @@ def _with(data: Any, path: Sequence[str], value: object) -> Any:
 
 def _without(data: Any, path: Sequence[Key]) -> Any:
     """The data without what stands at *path*."""
-    copy = dict(data) if isinstance(data, dict) else list(data)
+    copy: Any = data.copy()
     if len(path) == 1:
         del copy[path[0]]
     else:

@@ -1,8 +1,8 @@
 """Edits of TOML texts that keep everything else byte for byte: one table is put at the end, or taken out.
 
 As in `json_edit`, the result is read again and compared with what the same change of the data gives, and whatever is
-not certain is refused. tomlkit 0.15.2 was weighed: it puts a new table between the comment above the next one and that
-one, takes the comments below a table out with it, does not give the same bytes back, and knows no table in an inline one.
+not certain is refused. tomlkit 0.15.2 was weighed: it puts a new table between another one and the comment above that,
+takes the comments below a table out with it, and does not give the same bytes back.
 """
 
 from __future__ import annotations
