@@ -231,6 +231,7 @@ def _text(file: Path) -> str | None:
 
 
 def _write(file: Path, text: str, mode: int) -> None:
+    """Put a text in the place of a file at once, so that whoever reads it has the one or the other."""
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
     try:
@@ -240,8 +241,10 @@ def _write(file: Path, text: str, mode: int) -> None:
             os.fsync(out.fileno())
         Path(name).chmod(mode)
         Path(name).replace(file)
-    except BaseException:
+    except BaseException as error:
         Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(file)  # which a write does not tell, and a user wants to know
         raise
 
 
