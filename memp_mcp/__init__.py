@@ -9,8 +9,8 @@ The house, in the order in which a request walks through it; imports run the sam
     demo.py       memp-mcp demo: one agent fails, a second one succeeds, all of it for real
     server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
-    joining.py    install, uninstall, status: this machine's clients; clients.py where each keeps what, and the edits, by
-                  json_edit.py and toml_edit.py
+    joining.py    install, uninstall, status: this machine's clients; clients.py where each keeps what, and the edits,
+                  by json_edit.py and toml_edit.py
     archive.py    the memory in bulk: import, export, cold start, rebuild
     answers.py    the lean answers that agents read, within a budget of tokens
     ledger.py     what the recorded episodes say about the memory's benefit; intervals.py rates and means with theirs

@@ -104,8 +104,9 @@ def _has(data: Any, path: Sequence[str]) -> bool:
     return True
 
 
-def _with(data: Mapping[str, Any], path: Sequence[str], value: object) -> object:
-    return {**data, path[0]: _with(data.get(path[0], {}), path[1:], value)} if path else value
+def _with(data: Any, path: Sequence[str], value: object) -> object:
+    known = data if isinstance(data, dict) else {}
+    return {**known, path[0]: _with(known.get(path[0]), path[1:], value)} if path else value
 
 
 def _without(data: Mapping[str, Any], path: Sequence[str], *, with_parents: bool = False) -> dict[str, Any]:
