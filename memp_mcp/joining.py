@@ -2,7 +2,7 @@
 
 The clients' own commands (`claude mcp add` and the like) are not run. They know no hooks, cannot show what they would
 do, and do more than asked: Claude Code's gives the machine an id and migrates settings on the way. What they write and
-what is written here are the same to the client, as `tests/test_clients_real.py` sees with the real ones.
+what is written here are the same to the client, as `tests/test_clients.py` sees with the real ones.
 """
 
 from __future__ import annotations

@@ -198,21 +198,33 @@ def _with_first(text: str, root: Span, holder: Span, value: object, *, key: str 
 
 
 def _cuts(text: str, holder: Span, found: Span) -> list[tuple[int, int]]:
-    """What has to go with a value: its line's beginning, and one comma."""
-    line = text.rfind("\n", holder.begin, found.start)
-    own_line = line >= 0 and not text[line : found.start].strip()
-    begin = line - (text[line - 1] == "\r") if own_line else found.start
+    """What has to go with a value: the beginning of its line, and one comma."""
     comma = _Reader(text).skip(found.end)
     if text.startswith(",", comma):
-        blanks = _BLANKS.match(text, comma + 1)
-        end = comma + 1 if own_line or blanks is None else blanks.end()
+        own_line, begin = _line_of(text, holder, found, comma + 1)
+        end = comma + 1 if own_line else _BLANKS.match(text, comma + 1).end()  # type: ignore[union-attr]  # matches ""
         return [(begin, found.end), (comma, end)]
+    own_line, begin = _line_of(text, holder, found, found.end)
     before = max((held.end for held in holder.held.values() if held.end <= found.start), default=None)
     if before is None:
         return [(begin, found.end)]
     comma = _Reader(text).skip(before)
     begin = begin if own_line else max(comma + 1, len(text[: found.start].rstrip(" \t")))
     return [(comma, comma + 1), (begin, found.end)]
+
+
+def _line_of(text: str, holder: Span, found: Span, end: int) -> tuple[bool, int]:
+    """Whether a value is the first on its line, and where what goes with it begins.
+
+    That is the end of the line before, unless this is what ends a comment in it and more follows on the value's line.
+    """
+    line = text.rfind("\n", holder.begin, found.start)
+    if line < 0 or text[line : found.start].strip():
+        return False, found.start
+    before = text[text.rfind("\n", 0, line) + 1 : line]
+    if "//" in before and not _REST_OF_LINE.match(text, end):
+        return True, line + 1
+    return True, line - before.endswith("\r")
 
 
 def _closed(text: str, path: Sequence[Key]) -> str:

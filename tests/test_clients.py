@@ -6,6 +6,7 @@ import difflib
 import json
 import os
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -788,3 +789,62 @@ def test_status_of_a_machine_without_clients_finds_nothing(machine: Machine) -> 
 )
 def test_clients_are_known_by_what_they_call_themselves(name: str, client: str) -> None:
     assert clients.known_as(name) == client
+
+
+# -- the real clients ----------------------------------------------------------------------------------------
+
+REAL = {
+    "claude-code": (["claude", "mcp", "list"], r"memp: .*memp.* - .*Connected"),
+    "codex": (["codex", "mcp", "list"], r"memp\s+.*memp.*enabled"),
+    "qwen-code": (["qwen", "mcp", "list"], r"memp: .*memp.*Connected"),
+    "gemini-cli": (["gemini", "mcp", "list"], r"memp: .*memp.*Connected"),
+}
+ADDED_BY = {
+    "claude-code": ["claude", "mcp", "add", "memp", "--scope", "user", "-e", "MEMP_HOME=/m", "--"],
+    "codex": ["codex", "mcp", "add", "memp", "--env", "MEMP_HOME=/m", "--"],
+    "qwen-code": ["qwen", "mcp", "add", "--scope", "user", "-e", "MEMP_HOME=/m", "memp"],
+    "gemini-cli": ["gemini", "mcp", "add", "--scope", "user", "-e", "MEMP_HOME=/m", "memp"],
+}
+
+
+@pytest.fixture
+def real(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """A machine with the clients of the folders that TEST_CLIENTS names, as PATH does."""
+    folders = os.environ.get("TEST_CLIENTS", "")
+    node = shutil.which("node", path=os.defpath + os.pathsep + "/usr/local/bin")
+    if not folders or node is None:
+        pytest.skip("no real clients: TEST_CLIENTS names no folders with their commands, or there is no node")
+    monkeypatch.setenv("PATH", os.pathsep.join([folders, str(Path(node).parent), os.defpath]))
+    monkeypatch.setenv("GEMINI_CLI_TRUST_WORKSPACE", "true")
+    monkeypatch.chdir(machine.home)
+    return machine
+
+
+def asked(words: list[str]) -> str:
+    if shutil.which(words[0]) is None:
+        pytest.skip(f"{words[0]} is not among the clients of TEST_CLIENTS")
+    environ = {k: v for k, v in os.environ.items() if not k.startswith("MEMP_")}
+    done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("client", REAL)
+def test_the_real_client_sees_what_was_put_in_and_no_more_once_it_is_out(real: Machine, client: str) -> None:
+    words, listed = REAL[client]
+
+    real.run("install", client)
+    assert re.search(listed, asked(words))
+
+    real.run("uninstall", client)
+    assert not re.search(listed, asked(words))
+
+
+@pytest.mark.parametrize("client", ADDED_BY)
+def test_the_real_clients_own_command_writes_the_same_entry(real: Machine, client: str) -> None:
+    asked([*ADDED_BY[client], program()])
+    theirs = real.entry(client)
+    real.run("uninstall", client)
+
+    real.run("install", client, "--home", "/m")
+
+    assert real.entry(client) == {"args": [], **theirs}

@@ -46,6 +46,13 @@ def test_any_json_with_comments_survives_too(data: dict[str, Any], draw: st.Data
     _survives("".join(marked), "qwen-code", Path("settings.json"))
 
 
+def test_a_comment_does_not_swallow_what_comes_after_what_is_taken_out() -> None:
+    text = '{"a": 1, // one\n "memp": {}, "b": 2}'
+
+    assert json_edit.drop(text, ("memp",)) == '{"a": 1, // one\n "b": 2}'
+    assert json_edit.drop('{"a": 1, // one\n "memp": {}}', ("memp",)) == '{"a": 1 // one\n}'
+
+
 def _marked(piece: str, draw: st.DataObject) -> Iterator[str]:
     for token in re.findall(r"[^\s,:\[\]{}]+|.", piece):
         yield draw.draw(REMARKS) + token
