@@ -28,7 +28,7 @@ from memp_mcp.models import Event, Value
 from memp_mcp.redact import Redactor
 
 _SHOWN_LINE = 300
-_TEMPORARY = {"archive-v0", ".cache", "caches", "cache"}  # where uvx and pipx run keep environments for a while
+_PASSING = ("archive-v", "builds-v", "environments-v")  # the folders in which uv keeps environments for a while
 
 Change = Callable[[str, Path, str, tuple[Part, ...]], str]
 
@@ -80,7 +80,7 @@ def own_command(environ: Mapping[str, str], home: Path | None = None) -> Command
         BadInput: this runs from an environment that does not last, and there is no uvx.
     """
     where = str(home.expanduser().absolute()) if home is not None else ""
-    if _TEMPORARY & {part.lower() for part in Path(sys.prefix).parts}:
+    if _passes(Path(sys.prefix)):
         uv = environ.get("UV", "")
         uvx = shutil.which("uvx", path=str(Path(uv).parent) if uv else environ.get("PATH"))
         if uvx is None:
@@ -93,6 +93,12 @@ def own_command(environ: Mapping[str, str], home: Path | None = None) -> Command
     if script.is_file():
         return Command((str(script),), where)
     return Command((sys.executable, "-P", "-m", "memp_mcp"), where)
+
+
+def _passes(environment: Path) -> bool:
+    """Whether an environment is one of `uvx` (seen with uv 0.13) or `pipx run`, which are cleared away some day."""
+    of_pipx_run = "pipx" in environment.parts and "venvs" not in environment.parts
+    return of_pipx_run or any(part.startswith(_PASSING) for part in environment.parts)
 
 
 # -- changes ------------------------------------------------------------------------------------------------

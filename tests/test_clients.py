@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from memp_mcp import clients, json_edit
+from memp_mcp import clients, joining, json_edit
 from memp_mcp.cli import main
 from memp_mcp.clients import CLIENTS, Command, Found, Host
 from memp_mcp.errors import BadInput
@@ -431,15 +431,27 @@ def test_tables_that_others_have_added_to_codex_stay_with_their_comments(machine
 def test_what_the_user_has_set_in_the_entry_stays_when_it_is_installed_again(machine: Machine) -> None:
     machine.has("codex")
     machine.has("cursor")
-    theirs = '[mcp_servers.memp]\ncommand = "/gone/memp-mcp"\nrequired = true\nenv = { MEMP_FLOOR = "0.4" }\n'
+    theirs = '[mcp_servers.memp]\ncommand = "/gone/memp-mcp"\nenv = { MEMP_FLOOR = "0.4" }\n'
+    theirs += 'required = true\nstartup_timeout_sec = 2.5\nenabled_tools = ["recall_procedure"]\ntools = {}\n'
     machine.write(".codex/config.toml", theirs)
     machine.write(".cursor/mcp.json", '{"mcpServers": {"memp": {"command": "memp-mcp", "env": {"MEMP_FLOOR": "0.4"}}}}')
 
     machine.run("install", "codex", "cursor", "--home", "/memory")
 
     env = {"MEMP_FLOOR": "0.4", "MEMP_HOME": "/memory"}
-    assert machine.entry("codex") == {"command": program(), "args": [], "required": True, "env": env}
+    kept = {"required": True, "startup_timeout_sec": 2.5, "enabled_tools": ["recall_procedure"], "tools": {}}
+    assert machine.entry("codex") == {"command": program(), "args": [], "env": env, **kept}
     assert machine.entry("cursor") == {"command": program(), "args": [], "env": env}
+
+
+def test_an_entry_that_cannot_be_written_again_is_refused(machine: Machine) -> None:
+    machine.has("codex")
+    theirs = '[mcp_servers.memp]\ncommand = "x"\nsince = 2026-01-01\n'
+    file = machine.write(".codex/config.toml", theirs)
+
+    assert "change it by hand" in machine.error("install", "codex")
+
+    assert file.read_text() == theirs
 
 
 def test_a_hook_of_an_earlier_install_is_replaced(machine: Machine) -> None:
@@ -681,6 +693,21 @@ def test_from_an_environment_of_uvx_the_client_starts_uvx(tmp_path: Path, monkey
     assert own_command({"PATH": str(tmp_path)}).words == (str(uvx), "memp-mcp")
     with pytest.raises(BadInput, match=r"does not last\. Install it first, by `uv tool install memp-mcp`"):
         own_command({"PATH": ""})
+
+
+@pytest.mark.parametrize(
+    ("environment", "passes"),
+    [
+        ("/home/me/.cache/uv/archive-v0/igibXoYNkN", True),
+        ("/home/me/.cache/pipx/4f3ab1c", True),
+        ("/home/me/.local/share/pipx/venvs/memp-mcp", False),
+        ("/home/me/.local/share/uv/tools/memp-mcp", False),
+        ("/home/me/.cache/pypoetry/virtualenvs/shop-py3.12", False),
+        ("/home/me/shop/.venv", False),
+    ],
+)
+def test_environments_that_last_are_told_from_those_that_do_not(environment: str, passes: bool) -> None:  # noqa: FBT001 - a column of the table
+    assert joining._passes(Path(environment)) is passes
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")

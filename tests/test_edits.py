@@ -53,6 +53,31 @@ def test_a_comment_does_not_swallow_what_comes_after_what_is_taken_out() -> None
     assert json_edit.drop('{"a": 1, // one\n "memp": {}}', ("memp",)) == '{"a": 1 // one\n}'
 
 
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ("{", "line 1, column 2: a name in double quotes"),
+        ('{"a"}', "line 1, column 5: a colon"),
+        ('{\n  "a": "\\x"}', "line 2, column 8: a value"),
+        ("[1 2]", "line 1, column 4: a comma or ]"),
+        ("{} {}", "line 1, column 4: nothing more"),
+        ("[" * 200, "line 1, column 101: less depth"),
+    ],
+)
+def test_what_is_no_json_is_told_with_its_place(text: str, where: str) -> None:
+    with pytest.raises(BadInput, match=re.escape(where)):
+        json_edit.read(text)
+
+
+def test_what_is_not_there_cannot_be_taken_out() -> None:
+    assert json_edit.drop('{"a": 1}', ("b", "c")) == '{"a": 1}'
+
+
+def test_a_name_that_is_there_twice_is_refused() -> None:
+    with pytest.raises(BadInput, match="cannot be made for certain"):
+        json_edit.drop('{"memp": 1, "memp": 2}', ("memp",))
+
+
 def _marked(piece: str, draw: st.DataObject) -> Iterator[str]:
     for token in re.findall(r"[^\s,:\[\]{}]+|.", piece):
         yield draw.draw(REMARKS) + token
