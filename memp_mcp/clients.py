@@ -89,11 +89,13 @@ class Command(NamedTuple):
     def hook(self, client: str, event: str, platform: str) -> str:
         """The line for a shell that tells this program of an event.
 
-        On Windows it is for cmd and for the bash that Claude Code uses there.
+        Whatever becomes of the program, the line succeeds: to the clients, status 2 means to block what the user asked
+        (seen in Codex), and that is how Python, argparse and uv end when they cannot start. On Windows it is for cmd
+        and for the bash that Claude Code uses there, and has no such end, since older PowerShells know none.
         """
         words = [*self.words, "hook", event, "--client", client, *(("--home", self.home) if self.home else ())]
         if platform != "win32":
-            return shlex.join(words)
+            return f"{shlex.join(words)} || true"
         return subprocess.list2cmdline([word.replace("\\", "/") for word in words])
 
 

@@ -248,7 +248,7 @@ def test_install_puts_in_a_hook_for_each_event_beside_those_that_are_there(machi
     machine.run("install", client)
 
     for event in CLIENTS[client].events:
-        own = f"{program()} hook {event} --client {client}"
+        own = f"{program()} hook {event} --client {client} || true"
         assert machine.hooks(client, event) == [own, *before[event]]
 
 
@@ -464,7 +464,7 @@ def test_a_hook_of_an_earlier_install_is_replaced(machine: Machine) -> None:
 
     machine.run("install", "codex")
 
-    assert machine.hooks("codex", "Stop") == [f"{program()} hook Stop --client codex", "say memp-mcp"]
+    assert machine.hooks("codex", "Stop") == [f"{program()} hook Stop --client codex || true", "say memp-mcp"]
 
 
 def test_a_file_that_changed_since_it_was_read_is_not_overwritten(tmp_path: Path) -> None:
@@ -562,7 +562,7 @@ def test_a_memory_elsewhere_goes_into_the_entry_and_the_hooks_and_stays(machine:
     assert machine.entry(client)[name] == {"MEMP_HOME": "/my memory"}
     if client in HOOKS:
         [own] = [line for line in machine.hooks(client, "SessionStart") if "memp-mcp" in line]
-        assert own.endswith(f"hook SessionStart --client {client} --home '/my memory'")
+        assert own.endswith(f"hook SessionStart --client {client} --home '/my memory' || true")
 
 
 def test_the_home_that_is_set_for_the_shell_is_set_for_the_client(
@@ -711,10 +711,10 @@ def test_environments_that_last_are_told_from_those_that_do_not(environment: str
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
-def test_the_line_of_a_hook_reaches_the_program_word_by_word(tmp_path: Path) -> None:
+def test_the_line_of_a_hook_reaches_the_program_word_by_word_and_never_fails(tmp_path: Path) -> None:
     script = tmp_path / "it's here" / "memp-mcp"
     script.parent.mkdir()
-    script.write_text('#!/bin/sh\nfor word; do echo "$word"; done\n')
+    script.write_text('#!/bin/sh\nfor word; do echo "$word"; done; exit 2\n')
     script.chmod(0o755)
     command = Command((str(script),), "/my $memory")
 
