@@ -20,11 +20,11 @@ Two parts are put in: the **server**, an entry that starts ``memp-mcp``, and whe
 - Windsurf: ~/.codeium/windsurf/mcp_config.json (docs.windsurf.com/windsurf/cascade/mcp).
 - Zed: ``context_servers`` of settings.json in ~/.config/zed, XDG_CONFIG_HOME/zed on Linux, %APPDATA%/Zed
   (zed.dev/docs/configuring-zed, zed.dev/docs/ai/mcp).
-- opencode 1.18: ``mcp`` of opencode.json or .jsonc in ~/.config/opencode or XDG_CONFIG_HOME/opencode; version 2 reads
-  the same (opencode.ai/docs/config, opencode.ai/docs/migrate-v1).
+- opencode 1.18 (run): ``mcp`` of opencode.json or .jsonc in ~/.config/opencode or XDG_CONFIG_HOME/opencode; version 2
+  reads the same (opencode.ai/docs/config, opencode.ai/docs/migrate-v1).
 
-What the clients call themselves over MCP is from real sessions of the first four that are marked and of opencode, else
-from github.com/apify/mcp-client-capabilities. Windows and macOS were not tried.
+What the clients call themselves over MCP is from real sessions of those that are marked, else from
+github.com/apify/mcp-client-capabilities. Windows and macOS were not tried.
 """
 
 from __future__ import annotations

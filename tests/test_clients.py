@@ -825,6 +825,7 @@ REAL = {
     "codex": (["codex", "mcp", "list"], r"memp\s+.*memp.*enabled"),
     "qwen-code": (["qwen", "mcp", "list"], r"memp: .*memp.*Connected"),
     "gemini-cli": (["gemini", "mcp", "list"], r"memp: .*memp.*Connected"),
+    "opencode": (["opencode", "mcp", "list"], r"✓ memp.*connected"),
 }
 ADDED_BY = {
     "claude-code": ["claude", "mcp", "add", "memp", "--scope", "user", "-e", "MEMP_HOME=/m", "--"],
