@@ -5,8 +5,8 @@ same change of the data gives. A text that cannot be read, or a splice that give
 in stands first in its object or list, so that no other line changes and taking it out is the exact reverse.
 
 The grammar is RFC 8259 with the two liberties that editors take in their settings: ``//`` and ``/* */`` comments, and a
-comma after the last element. PyPI had no library for it (November 2026): jsonc-edit starts Node.js and installs an npm
-package on its first call, jsoncgx is under the GPL, json-five writes the whole text anew.
+comma after the last element. Two libraries were weighed (November 2026): jsonc-edit starts Node.js and installs an npm
+package on its first call, and jsoncgx is under the GPL.
 """
 
 from __future__ import annotations
