@@ -9,6 +9,8 @@ The house, in the order in which a request walks through it; imports run the sam
     demo.py       memp-mcp demo: one agent fails, a second one succeeds, all of it for real
     server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
+    joining.py    install, uninstall, status: this machine's clients; clients.py where each keeps what, and the edits,
+                  by json_edit.py and toml_edit.py
     archive.py    the memory in bulk: import, export, cold start, rebuild
     skill_folders.py  verified procedures as Agent Skills in folders and over MCP, and how those stand to the memory;
                   skills.py a procedure ↔ its SKILL.md

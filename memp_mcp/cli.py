@@ -32,6 +32,8 @@ from memp_mcp.settings import Settings
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
+    from memp_mcp.clients import Host
+    from memp_mcp.joining import FileChange
     from memp_mcp.memory import Memory
     from memp_mcp.sheets import Sheet
     from memp_mcp.transcripts.places import Source
@@ -395,6 +397,53 @@ def _doctor(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa:
     return Answer({"problems": found}, lines, UNSOUND if found else OK)
 
 
+def _install(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
+
+    command = joining.own_command(os.environ, settings.directory if "home" in settings.model_fields_set else None)
+    changes = joining.install(options.clients, command, _host(), hooks=options.hooks)
+    answer = _written(options, changes)
+    return answer if options.dry_run else answer._replace(lines=[*answer.lines, *joining.advice(changes, _host())])
+
+
+def _uninstall(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - is about no memory
+    from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
+
+    return _written(options, joining.uninstall(options.clients, _host()))
+
+
+def _written(options: argparse.Namespace, changes: Sequence[FileChange]) -> Answer:
+    """Shows what is to change, and then changes it."""
+    from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
+
+    for change in changes if not options.json else ():
+        sys.stdout.write(f"{change.diff}\n\n")
+    sys.stdout.flush()
+    for change in changes if not options.dry_run else ():
+        joining.carry_out(change)
+    data = [{"client": c.client, "file": str(c.file), "diff": c.diff, "written": not options.dry_run} for c in changes]
+    if options.dry_run:
+        return Answer(data, ["nothing is changed"])
+    return Answer(data, [joining.done(c) for c in changes] or ["nothing to change"])
+
+
+def _host() -> Host:
+    from memp_mcp.clients import Host  # noqa: PLC0415 - keeps --version quick
+
+    return Host(os.environ, sys.platform)
+
+
+def _status(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
+    from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
+
+    found, problem = joining.states(_host(), settings.directory)
+    table = _table(*joining.COLUMNS)
+    for state in found:
+        table.add_row(*joining.row(state))
+    lines: list[str | Table] = [table] if found else ["none of the clients that this program knows is on this machine"]
+    return Answer(found, [*lines, *([problem] if problem else [])], OK if found else NOTHING)
+
+
 def _open(settings: Settings, *, salvage: bool = False) -> Memory:
     from memp_mcp.memory import Memory  # noqa: PLC0415 - imports LanceDB: two seconds
 
@@ -420,6 +469,7 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     _add_serving(command)
+    _add_joining(command)
     _add_transfer(command)
     _add_reading(command)
     _add_changing(command)
@@ -433,6 +483,18 @@ def _add_serving(command: AddCommand) -> None:
     serve.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
     serve.add_argument("--port", type=_number(1, 65_535), default=8765)
     command("demo", _demo, "watch one agent fail and a second succeed, on a throw-away memory")
+
+
+def _add_joining(command: AddCommand) -> None:
+    from memp_mcp.clients import CLIENTS  # noqa: PLC0415 - keeps --version quick
+
+    added = command("install", _install, "join clients of this machine: the server and, where they have them, hooks")
+    added.add_argument("--no-hooks", dest="hooks", action="store_false", help="the server alone")
+    taken_out = command("uninstall", _uninstall, "take out of clients what install has put in")
+    for one in (added, taken_out):
+        one.add_argument("clients", nargs="+", choices=list(CLIENTS), metavar="CLIENT", help=", ".join(CLIENTS))
+        one.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
+    command("status", _status, "the clients of this machine: joined or not, and when last heard of")
 
 
 def _add_transfer(command: AddCommand) -> None:
