@@ -508,7 +508,7 @@ def audited(soak: Soak) -> tuple[Row, dict[str, list[str]]]:
     given_up = len(soak.book.given_up)
     before = Store.open(soak.home).check()
     mended = subprocess.run(
-        [*map(str, SERVER), "rebuild", "--home", str(soak.home)], capture_output=True, text=True, check=False
+        [*map(str, SERVER), "repair", "--home", str(soak.home)], capture_output=True, text=True, check=False
     )
     store = Store.open(soak.home)
     audit = Audit(soak.book, store)
@@ -557,8 +557,8 @@ def main() -> int:
     """Run, print the tables, keep them if asked to; 1 when something is wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--servers", type=int, default=8, help="processes on one memory (default: %(default)s)")
-    parser.add_argument("--writes", type=int, default=600, help="acknowledged, at least (default: %(default)s)")
-    parser.add_argument("--kills", type=int, default=20, help="SIGKILLs in all (default: %(default)s)")
+    parser.add_argument("--writes", type=int, default=400, help="acknowledged, at least (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=15, help="SIGKILLs in all (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
     given = parser.parse_args()
