@@ -18,7 +18,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
@@ -685,7 +685,8 @@ class Store:
         only begun is not the matter here: see `unfinished`, `strays` and `rebuild_current`.
         """
         salvage = Salvage(self.directory, self._tables)
-        with self._writing():
+        with self._writing(tallied=False):
+            self._tally.drop()
             told = list(salvage.everything())
             if salvage.lost["procedure_versions"]:
                 told += self._put_back_histories()
@@ -761,15 +762,16 @@ class Store:
     # --- how
 
     @contextmanager
-    def _writing(self, *, settle: bool = True) -> Iterator[_Meta]:
+    def _writing(self, *, settle: bool = True, tallied: bool = True) -> Iterator[_Meta]:
         """The one place where something is written: alone, durably, in a memory that is still the one opened.
 
-        Without *settle* it is not durable before the next write, or `_settle_later`.
+        Without *settle* it is not durable before the next write, or `_settle_later`; without *tallied* the events need
+        not be readable.
         """
         if not self._turn.acquire(timeout=self._lock_timeout):
             raise self._busy()
         try:
-            with explained(self.directory), self._locked(), self._tally.kept():
+            with explained(self.directory), self._locked(), self._tally.kept() if tallied else nullcontext():
                 meta = self._meta()
                 yield meta
                 if settle:
