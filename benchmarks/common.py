@@ -180,7 +180,7 @@ class Wire:
     def close(self) -> None:
         """End the server, if it has not ended, and let go of its streams."""
         self._process.terminate()
-        with suppress(BrokenPipeError):
+        with self._process, suppress(BrokenPipeError, ValueError):  # its streams may be closed already
             self._process.communicate()
 
     def kill(self) -> None:

@@ -66,7 +66,7 @@ def converse(
     for line in wire_in:
         answer = handshake.answer(line)
         if answer is None:
-            serve = server.loaded(meanwhile=lambda: _hung_up(wire_in) and at_end())
+            serve = server.loaded(unless=lambda: _hung_up(wire_in), then=at_end)
             heard = io.BufferedReader(_Heard(b"".join(handshake.to_repeat) + line, wire_in, at_end))
             serve(heard, io.BufferedWriter(_Said(wire_out, handshake.answered)))
             return
@@ -95,12 +95,13 @@ class _Loading(threading.Thread):
         if self.ident is None:
             self.start()
 
-    def loaded(self, meanwhile: Callable[[], object]) -> Serve:
-        """Wait for the result, and call *meanwhile* now and then; raise what *load* raised."""
+    def loaded(self, *, unless: Callable[[], bool], then: Callable[[], None]) -> Serve:
+        """Wait for the result, and call *then* if *unless* comes true meanwhile; raise what *load* raised."""
         self.begin()
         while self.is_alive():
             self.join(_SECONDS_BETWEEN_LOOKS)
-            meanwhile()
+            if unless():
+                then()
         if self._failure is not None:
             raise self._failure
         return self._serve
