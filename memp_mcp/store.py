@@ -160,7 +160,7 @@ class Store:
             fallback_to_soft=False,  # a soft lock outlives a killed process
         )
         with explained(directory):
-            self._tables = Tables(directory, indexed_from=indexed_from)
+            self._tables = Tables(directory, indexed_from=indexed_from, max_floats=max_floats)
         self._resident = Resident(self._tables, max_floats=max_floats)
         self._tally = Tally(self._tables)
         self._settling: threading.Timer | None = None

@@ -56,6 +56,8 @@ INDEXED_FROM = 1_000
 _UNINDEXED = 500
 _UNINDEXED_SHARE = 0.05
 """Rows, and share of them, that a search may have to scan beside an index before it is brought up to date."""
+_SEGMENTS = 8
+"""Of a vector index. Bringing it up to date adds one, and compaction merges no fragments across them."""
 _NPROBES = 64
 """Parts of a vector index, of about 8,000 rows each, that a search looks at: all of them up to half a million rows."""
 _REFINE = 5
@@ -222,9 +224,11 @@ def committed(action: Callable[[], T]) -> T:
 class Tables:
     """The tables under one directory; they are opened when first used."""
 
-    def __init__(self, directory: Path, *, indexed_from: int = INDEXED_FROM) -> None:
+    def __init__(self, directory: Path, *, indexed_from: int = INDEXED_FROM, max_floats: int = 0) -> None:
+        """Open them; vectors of up to *max_floats* numbers in all are scanned, and need no index."""
         self._directory = directory
         self._indexed_from = indexed_from
+        self._max_floats = max_floats
         self._opened: dict[TableName, Table] = {}
         self._synced: dict[TableName, set[str]] = {}
         self._touched: set[TableName] = set()
@@ -275,7 +279,10 @@ class Tables:
         schema = self._read("procedures", lambda t: t.schema)
         if "vector" not in schema.names or not self._read("procedures", lambda t: t.count_rows("vector IS NOT NULL")):
             return {}
-        kind = IvfSq if schema.field("vector").type.list_size % 8 else IvfRq  # RQ packs bits into bytes
+        dimension = schema.field("vector").type.list_size
+        if 2 * dimension * self.count("procedures") <= self._max_floats and "vector" not in self.indexed("procedures"):
+            return {}
+        kind = IvfSq if dimension % 8 else IvfRq  # RQ packs bits into bytes
         return {column: kind(distance_type=metric) for column, metric in METRICS.items()}
 
     def columns(self, name: TableName) -> list[str]:
@@ -488,11 +495,15 @@ class Tables:
         indexes = self._read(name, lambda t: t.list_indices())
         return {column: i.num_unindexed_rows for i in indexes for column in i.columns}
 
+    def _in_many_segments(self, name: TableName) -> set[str]:
+        indexes = self._read(name, lambda t: t.list_indices())
+        return {column for i in indexes for column in i.columns if i.num_segments > _SEGMENTS}
+
     def _tidy(self, name: TableName) -> None:
         try:
-            scanned, half = self._scanned(name), self.count(name) / 2
+            scanned, half, many = self._scanned(name), self.count(name) / 2, self._in_many_segments(name)
             # Bringing one up to date keeps the parts that it was divided into when there were fewer rows.
-            self.index(name, only={c for c in self._wanted(name) if scanned.get(c, half) >= half})
+            self.index(name, only={c for c in self._wanted(name) if c in many or scanned.get(c, half) >= half})
             self._compact(name, _KEEP)
             lean.give_back()
         except RuntimeError as error:  # what was asked for is written and safe; the next write tries this again
