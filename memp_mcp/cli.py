@@ -1,6 +1,7 @@
 """argv + environment → Settings → Memory → serve | import | export | search | show …; the only composer.
 
-Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 nothing found · 4 `doctor` found something.
+Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 nothing found · 4 `doctor` found something, or
+`repair` left something.
 """
 
 from __future__ import annotations
@@ -223,6 +224,14 @@ def _export_skills(options: argparse.Namespace, settings: Settings) -> Answer:
     return Answer(done, [*lines, *hint] or ["no procedure has a verified success"], OK if done else NOTHING)
 
 
+def _backup(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp.backup import backup  # noqa: PLC0415 - imports LanceDB
+
+    done = backup(_open(settings, salvage=True), options.target, keep=options.keep)
+    line = f"{done.file}: {_counted(done.values)}, {done.bytes:,} bytes, read back"
+    return Answer(done, [line, *(f"removed {name}" for name in done.removed)])
+
+
 def _bootstrap(options: argparse.Namespace, settings: Settings) -> Answer:
     from memp_mcp.archive import bootstrap  # noqa: PLC0415 - imports LanceDB
 
@@ -390,7 +399,7 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
 
 
 def _doctor(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
-    from memp_mcp.archive import problems  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.repair import problems  # noqa: PLC0415 - imports LanceDB
 
     found = problems(_open(settings, salvage=True))
     lines = [f"- {p}" for p in found] or ["The memory is sound."]
@@ -442,6 +451,14 @@ def _status(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa:
         table.add_row(*joining.row(state))
     lines: list[str | Table] = [table] if found else ["none of the clients that this program knows is on this machine"]
     return Answer(found, [*lines, *([problem] if problem else [])], OK if found else NOTHING)
+
+
+def _repair(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
+    from memp_mcp.repair import repair  # noqa: PLC0415 - imports LanceDB
+
+    repaired = repair(_open(settings, salvage=True))
+    done = [f"+ {line}" for line in repaired.done] or ["There was nothing to mend."]
+    return Answer(repaired, [*done, *(f"- {line}" for line in repaired.left)], UNSOUND if repaired.left else OK)
 
 
 def _open(settings: Settings, *, salvage: bool = False) -> Memory:
@@ -515,6 +532,9 @@ def _add_transfer(command: AddCommand) -> None:
     whole.add_argument("--skills", type=Path, metavar="DIR", help="write verified procedures as Agent Skills into DIR")
     whole.add_argument("--project", help="of skills: only of this project, and what is shared")
     whole.add_argument("--force", action="store_true", help="of skills: overwrite also what was edited by hand")
+    saved = command("backup", _backup, "write the whole memory to a new file, read back; import restores it")
+    saved.add_argument("target", type=Path, help="a .jsonl.gz file, or a folder for a series of them")
+    saved.add_argument("--keep", type=_number(1), metavar="N", help="keep the latest N in the folder")
     cold = command("bootstrap", _bootstrap, "cold start: score several trajectories a task, keep the best")
     _add_files(cold)
     cold.add_argument("--keep", type=_number(1), default=1, help="how many trajectories of a task to keep")
@@ -558,6 +578,7 @@ def _add_upkeep(command: AddCommand) -> None:
     rebuild.add_argument("--distil", action="store_true", help="scripts, by the build policy and LLM of the settings")
     rebuild.add_argument("--all", action="store_true", help="with --distil: also what a reflection has corrected")
     command("doctor", _doctor, "look for what is wrong and say how to mend it")
+    command("repair", _repair, "mend what is wrong, as far as it can be mended; what is replaced is kept")
 
 
 def _add_files(command: argparse.ArgumentParser, at_least: str = "+") -> None:
