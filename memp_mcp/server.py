@@ -15,6 +15,8 @@ import anyio.to_thread
 from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.caching import CacheHint
+from mcp.server.context import ServerRequestContext
+from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.prompts.base import Message, UserMessage
@@ -22,18 +24,21 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import (
     INTERNAL_ERROR,
+    INVALID_PARAMS,
     CallToolResult,
     Completion,
     CompletionArgument,
     CompletionContext,
+    PaginatedRequestParams,
     PromptReference,
+    RequestParams,
     ResourceTemplateReference,
     TextContent,
     ToolAnnotations,
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from memp_mcp import __version__, answers
+from memp_mcp import __version__, answers, skill_folders, skills
 from memp_mcp.adjust import CORRECTION_FORM
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory
@@ -112,6 +117,7 @@ def build_server(memory: Callable[[], Memory]) -> MCPServer[Any]:
         instructions=INSTRUCTIONS,
         log_level="WARNING",
         tools=_tools(memory),
+        extensions=[_Skills(memory)],
         cache_hints={"tools/list": CacheHint(ttl_ms=300_000, scope="public")},
     )
     _add_resources(server, memory)
@@ -327,6 +333,11 @@ def _add_resources(server: MCPServer[Any], memory: Callable[[], Memory]) -> None
         """Procedures, recalls, uses; success, steps and tokens with and without a procedure; size; LLM tokens used."""
         return _read(memory, Memory.stats).model_dump_json()
 
+    @server.resource("skill://{name}/SKILL.md", title="A procedure as a skill", mime_type="text/markdown")
+    def skill(name: str) -> str:
+        """A verified procedure as an Agent Skill; skills/list names them."""
+        return _read(memory, lambda memp: skill_folders.text_of(memp, name))
+
 
 def _read(memory: Callable[[], Memory], look_up: Callable[[Memory], T]) -> T:
     """What *look_up* finds; what goes wrong as an error whose text the SDK passes on."""
@@ -336,6 +347,77 @@ def _read(memory: Callable[[], Memory], look_up: Callable[[Memory], T]) -> T:
         raise ResourceNotFoundError(str(error)) from error
     except MempError as error:
         raise ResourceError(str(error)) from error
+
+
+class _GetSkillParams(RequestParams):
+    """What skills/get is asked for."""
+
+    uri: str
+
+
+class _Skills(Extension):
+    """The Skills extension of MCP (SEP-2640): verified procedures as Agent Skills, each with its file's digest."""
+
+    identifier = "io.modelcontextprotocol/skills"
+
+    def __init__(self, memory: Callable[[], Memory]) -> None:
+        self._memory = memory
+
+    def methods(self) -> list[MethodBinding]:
+        """skills/list and skills/get; the files are read as resources."""
+        return [
+            MethodBinding("skills/list", PaginatedRequestParams, self._list),
+            MethodBinding("skills/get", _GetSkillParams, self._get),
+        ]
+
+    async def _list(
+        self,
+        ctx: ServerRequestContext[Any, Any],  # noqa: ARG002 - part of the signature
+        params: PaginatedRequestParams | None,
+    ) -> dict[str, Any]:
+        def look_up() -> dict[str, Any]:
+            cursor = (params and params.cursor) or "0"
+            if not cursor.isdecimal():
+                raise BadInput(f"{cursor!r} is no cursor of skills/list. Begin without one.")
+            memp = self._memory()
+            page = skill_folders.page(memp, int(cursor))
+            texts = [skills.written(p, memp.store.id) for p in page.procedures]
+            following = {} if page.next is None else {"nextCursor": str(page.next)}
+            return {"skills": [_skill(text) for text in texts], **following}
+
+        return await _answered(look_up)
+
+    async def _get(
+        self,
+        ctx: ServerRequestContext[Any, Any],  # noqa: ARG002 - part of the signature
+        params: _GetSkillParams,
+    ) -> dict[str, Any]:
+        def look_up() -> dict[str, Any]:
+            match = re.fullmatch(r"skill://([a-z0-9-]+)/SKILL\.md", params.uri)
+            if match is None:
+                raise BadInput(f"{params.uri!r} is no skill: those are skill://NAME/SKILL.md, as skills/list tells.")
+            return {"skill": _skill(skill_folders.text_of(self._memory(), match[1]))}
+
+        return await _answered(look_up)
+
+
+async def _answered(look_up: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """A result of the Skills extension, valid at this moment: any episode may change which procedures are verified."""
+    try:
+        found = await anyio.to_thread.run_sync(look_up)
+    except BadInput as error:
+        raise MCPError(INVALID_PARAMS, str(error)) from error
+    except MempError as error:
+        raise MCPError(INTERNAL_ERROR, str(error)) from error
+    return {"resultType": "complete", **found, "ttlMs": 0, "cacheScope": "private"}
+
+
+def _skill(text: str) -> dict[str, Any]:
+    """An entry of the Skills extension for a SKILL.md, which is the skill's only file."""
+    front, data = skills.frontmatter(text), text.encode()
+    uri = f"skill://{front['name']}/{skills.FILE}"
+    file = {"uri": uri, "digest": skills.digest(data), "size": len(data)}
+    return {"uri": uri, "frontmatter": front, "resources": [file]}
 
 
 def _add_prompts(server: MCPServer[Any]) -> None:

@@ -325,7 +325,11 @@ async def test_what_a_client_can_see_besides_tools_is_listed(memory: Memory, era
         resources = (await client.list_resources()).resources
         prompts = (await client.list_prompts()).prompts
 
-    assert [t.uri_template for t in templates] == ["memp://procedures/{id}", "memp://trajectories/{id}"]
+    assert [t.uri_template for t in templates] == [
+        "memp://procedures/{id}",
+        "memp://trajectories/{id}",
+        "skill://{name}/SKILL.md",
+    ]
     assert [str(r.uri) for r in resources] == ["memp://stats"]
     assert [p.name for p in prompts] == ["start_with_memory", "reflect_on_failure"]
     assert all(p.title and not any(a.required for a in p.arguments or ()) for p in prompts)
