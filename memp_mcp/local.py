@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 _HELLO = b"memp\n"
 _LONGEST_PATH = 100  # sun_path takes 104 bytes on macOS, 108 on Linux
 _LONGEST_LINE = 8_000_000
-_PATIENCE = 0.08  # seconds for a server to say that it is there
+_PATIENCE = 1 / 3  # the share of the time that is left in which a server has to say that it is there
+_SECONDS_TO_CONNECT = 0.1
 _SECONDS_FOR_A_QUESTION = 2.0
 _UNIX = hasattr(socket, "AF_UNIX")
 _SUFFIX = "sock" if _UNIX else "port"
@@ -200,7 +201,7 @@ def _connected(path: str) -> tuple[socket.socket, str]:
             told = json.load(file)
         connection = socket.socket()
         address, token = ("127.0.0.1", int(told["port"])), str(told["token"])
-    connection.settimeout(_PATIENCE)
+    connection.settimeout(_SECONDS_TO_CONNECT)
     try:
         connection.connect(address)
     except OSError:
@@ -210,7 +211,7 @@ def _connected(path: str) -> tuple[socket.socket, str]:
 
 
 def _is_there(connection: socket.socket, until: float) -> bool:
-    connection.settimeout(max(0.001, min(_PATIENCE, until - time.monotonic())))
+    connection.settimeout(max(0.001, _PATIENCE * (until - time.monotonic())))
     return connection.recv(len(_HELLO)) == _HELLO
 
 

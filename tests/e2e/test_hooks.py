@@ -87,6 +87,13 @@ def transcript(path: Path) -> Path:
     return path
 
 
+def own(path: Path) -> Path:
+    """A trajectory in the program's own format."""
+    told = {"task": TASK, "steps": [{"action": "./ship sign"}], "outcome": "success", "reward": 1}
+    path.write_text(json.dumps(told) + "\n", encoding="utf-8")
+    return path
+
+
 def tasks(home: Path) -> list[str]:
     return [t.task for t in Store.open(home).all_trajectories()]
 
@@ -130,12 +137,13 @@ def test_what_a_killed_server_left_is_taken_up_by_the_next(home: Path, tmp_path:
         assert tasks(home) == [TASK]
 
 
-def test_a_server_that_is_stopped_holds_up_nobody(home: Path) -> None:
+def test_a_server_that_is_stopped_holds_up_nobody(home: Path, tmp_path: Path) -> None:
+    record = [sys.executable, "-m", "memp_mcp", "import", str(own(tmp_path / "one.jsonl"))]
+    subprocess.run(record, check=True, env=environment(home), capture_output=True)
     with server(home) as stopped, server(home):
         stopped.send_signal(signal.SIGSTOP)
         try:
             os.utime(home / "run" / f"{stopped.pid}.sock")  # so that it is asked first
-            Store.open(home)
-            assert hook(home, "SessionStart") == ""
+            assert "1 procedure " in hook(home, "SessionStart")
         finally:
             stopped.send_signal(signal.SIGCONT)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import shutil
 import subprocess
 import sys
@@ -23,7 +22,6 @@ SECONDS = 180
 INSTALL_SECONDS = 600
 ROOT = Path(__file__).parents[3]
 SERVER = (sys.executable, "-m", "memp_mcp")
-EVENTS = ("SessionStart", "UserPromptSubmit", "PostToolUse", "PostToolUseFailure", "Stop", "SessionEnd")
 
 
 class Client(NamedTuple):
@@ -96,7 +94,7 @@ def install(client: Client) -> None:
 
 
 class Desk:
-    """A client with a home of its own, the memory in its configuration, and a model that is scripted."""
+    """A client with a home of its own, which this program has joined, and a model that is scripted."""
 
     def __init__(self, client: Client, home: Path, model: Model, memory: Mapping[str, str]) -> None:
         self.client = client
@@ -104,11 +102,25 @@ class Desk:
         self.work = home / "work"
         self.work.mkdir(parents=True)
         self._model = model
-        self._memory = memory
         node = shutil.which("node")
         path = ":".join([*([str(Path(node).parent)] if node else []), "/usr/local/bin", "/usr/bin", "/bin"])
-        self.env = {"HOME": str(home), "PATH": path, "LANG": "C.UTF-8", "TERM": "dumb", **self._own_env()}
+        self.env = {"HOME": str(home), "PATH": path, "LANG": "C.UTF-8", "TERM": "dumb", **memory, **self._own_env()}
         self._configure()
+
+    def join(self) -> None:
+        """Put the server and the hooks into the client's configuration, as its user would."""
+        self.memp("install", self.client.name)
+
+    def memp(self, *arguments: str) -> None:
+        """Run a command of this program for this user."""
+        done = subprocess.run(
+            [*SERVER, *arguments], env=self.env, capture_output=True, text=True, timeout=SECONDS, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    def files(self) -> dict[str, bytes]:
+        """What is in the home, by name."""
+        return {str(file.relative_to(self.home)): file.read_bytes() for file in self.home.rglob("*") if file.is_file()}
 
     def session(self, prompt: str) -> str:
         """One session with one prompt, to its end; returns what the agent says last."""
@@ -147,31 +159,21 @@ class Desk:
         return {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none", "OPENAI_MODEL": "qwen3-coder-plus"}
 
     def _configure(self) -> None:
-        hooks = {event: [{"hooks": [{"type": "command", "command": self._hook(event)}]}] for event in EVENTS}
-        settings: dict[str, object] = {"hooks": hooks}
+        """What the user has set before: where the model is, and a hook of their own."""
+        own = {"hooks": {"Stop": [{"hooks": [{"type": "command", "command": "true"}]}]}}
         match self.client.name:
             case "claude-code":
-                self._write(".claude/settings.json", settings)
-                self._run(["mcp", "add", "memp", "--scope", "user", *self._pairs("-e"), "--", *SERVER])
+                self._write(".claude/settings.json", json.dumps(own, indent=2))
             case "codex":
-                self._write(".codex/hooks.json", settings)
                 provider = f'name = "scripted"\nbase_url = "{self._model.url}/v1"\nenv_key = "SCRIPTED_KEY"'
                 config = f'model = "scripted"\nmodel_provider = "scripted"\n[model_providers.scripted]\n{provider}\n'
-                (self.home / ".codex" / "config.toml").write_text(f'{config}wire_api = "responses"\n', encoding="utf-8")
-                self._run(["mcp", "add", "memp", *self._pairs("--env"), "--", *SERVER])
+                self._write(".codex/config.toml", f'{config}wire_api = "responses"\n')
+                self._write(".codex/hooks.json", json.dumps(own, indent=2))
             case _:
-                self._write(".qwen/settings.json", settings | {"security": {"auth": {"selectedType": "openai"}}})
-                command, *arguments = SERVER
-                self._run(["mcp", "add", "--scope", "user", *self._pairs("-e"), "memp", command, "--", *arguments])
+                settings = own | {"security": {"auth": {"selectedType": "openai"}}}
+                self._write(".qwen/settings.json", json.dumps(settings, indent=2))
 
-    def _write(self, name: str, content: object) -> None:
+    def _write(self, name: str, content: str) -> None:
         path = self.home / name
-        path.parent.mkdir()
-        path.write_text(json.dumps(content), encoding="utf-8")
-
-    def _pairs(self, option: str) -> list[str]:
-        return [word for name, value in self._memory.items() for word in (option, f"{name}={value}")]
-
-    def _hook(self, event: str) -> str:
-        settings = [f"{name}={value}" for name, value in self._memory.items()]
-        return shlex.join(["env", *settings, *SERVER, "hook", event, "--client", self.client.name])
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(content, encoding="utf-8")

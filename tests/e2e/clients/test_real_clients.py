@@ -51,7 +51,29 @@ def memory(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def desks(tmp_path_factory: pytest.TempPathFactory, model: Model, memory: dict[str, str]) -> dict[str, Desk]:
     for client in CLIENTS:
         install(client)
-    return {c.name: Desk(c, tmp_path_factory.mktemp(c.name) / "home", model, memory) for c in CLIENTS}
+    found = {c.name: Desk(c, tmp_path_factory.mktemp(c.name) / "home", model, memory) for c in CLIENTS}
+    for desk in found.values():
+        desk.join()
+    return found
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_what_install_puts_in_uninstall_takes_out(
+    client: Client, tmp_path: Path, model: Model, memory: dict[str, str]
+) -> None:
+    desk = Desk(client, tmp_path / "home", model, memory)
+    before = desk.files()
+
+    desk.join()
+    joined = desk.files()
+    desk.memp("uninstall", client.name)
+
+    after = desk.files()
+    put_in = b"".join(content for name, content in joined.items() if content != before.get(name))
+    assert b"hook UserPromptSubmit" in put_in
+    assert put_in.count(b"memp") > put_in.count(b"hook "), "the server and the hooks"
+    assert {name: content for name, content in after.items() if name in before} == before
+    assert not [name for name, content in after.items() if b"memp" in content and name not in joined]
 
 
 @pytest.fixture(scope="module")
@@ -160,3 +182,19 @@ def environment(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+def test_a_client_that_was_left_knows_nothing_of_it(
+    client: Client, told: dict[str, list[Json]], desks: dict[str, Desk], model: Model
+) -> None:
+    """The last of all tests: nobody joins it again."""
+    desk = desks[client.name]
+    desk.memp("uninstall", client.name)
+    model.will_do("All is published.")
+
+    desk.session(f"{PROMPT_MARK}{TASK.replace('1.4.0', '7.7.7')}")
+
+    asked = json.dumps(model.requests)
+    assert "memp-recall" not in asked
+    assert "recall_procedure" not in asked
