@@ -56,6 +56,9 @@ class Settings(BaseModel):
     ] = 60.0
     llm_daily_tokens: Annotated[int, Field(ge=0, description="Tokens that the LLM may use in a day (UTC).")] = 200_000
     rules: Annotated[Path | None, Field(description="TOML file of judging rules; HOME/rules.toml if unset.")] = None
+    tokens: Annotated[
+        Path | None, Field(description="File of the bearer tokens for HTTP; HOME/tokens.json if unset.")
+    ] = None
     lock_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for other writers.")] = 30.0
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="What is logged to stderr.")
@@ -83,6 +86,15 @@ class Settings(BaseModel):
     def directory(self) -> Path:
         """The directory of the memory, with ~ resolved."""
         return self.home.expanduser()
+
+    @property
+    def token_file(self) -> Path:
+        """Where the bearer tokens are kept."""
+        return self.tokens.expanduser() if self.tokens else self.directory / "tokens.json"
+
+    def of_namespace(self, name: str) -> Self:
+        """The settings of a memory of its own under this one; these themselves for the empty name."""
+        return self.model_copy(update={"home": self.directory / "namespaces" / name}) if name else self
 
 
 def _field(name: str) -> str:
