@@ -11,7 +11,8 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,10 +45,13 @@ class Served(NamedTuple):
 
     @property
     def url(self) -> str:
+        """Where it is."""
         return f"http://127.0.0.1:{self.port}"
 
 
 class Reply(NamedTuple):
+    """What came back, refused or not."""
+
     status: int
     headers: Mapping[str, str]
     text: str
@@ -118,10 +122,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     assert "Traceback" not in (home.parent / "server.log").read_text()
 
 
-def client(server: Served, name: str, era: str) -> Client:
+@asynccontextmanager
+async def client(server: Served, name: str, era: str) -> AsyncIterator[Client]:
     """A client with the token of this name."""
-    http = httpx2.AsyncClient(headers={"Authorization": f"Bearer {server.tokens[name]}"}, timeout=60)
-    return Client(streamable_http_client(f"{server.url}/mcp", http_client=http), mode=era)
+    async with (
+        httpx2.AsyncClient(headers={"Authorization": f"Bearer {server.tokens[name]}"}, timeout=60) as http,
+        Client(streamable_http_client(f"{server.url}/mcp", http_client=http), mode=era) as connected,
+    ):
+        yield connected
 
 
 def hello(server: Served, **headers: str) -> Reply:
