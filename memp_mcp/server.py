@@ -450,6 +450,7 @@ def _add_prompts(server: MCPServer[Any]) -> None:
     def reflect_on_failure(
         error: Annotated[str, Field(description="The error text, or what was wrong.")] = "",
     ) -> list[Message]:
+        """Find out why what was recalled failed, and correct it."""
         what = f"It failed with: {error}\n\n" if error else ""
         return [
             UserMessage(

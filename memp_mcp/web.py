@@ -104,7 +104,7 @@ class Guard:
         return AuthSettings(issuer_url=issuer, resource_server_url=None, required_scopes=["read"])
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Pass a message on; answer the call of a tool that the token's scope does not cover. This is MCP middleware."""
+        """Pass a message on, or refuse the call of a tool that the token's scope does not cover: MCP middleware."""
         if ctx.method != "tools/call":
             return await call_next(ctx)
         tool = str((ctx.params or {}).get("name"))
