@@ -24,6 +24,13 @@ class Settings(BaseModel):
     home: Annotated[Path, Field(description="The directory of the memory: an absolute path, or one from ~.")] = Path(
         "~/.memp"
     )
+    store: Annotated[
+        str,
+        Field(
+            pattern=r"^$|^(s3|gs|az|db)://.+",
+            description="Where a team's tables are: s3://bucket/path (gs, az), or db://name; empty: in HOME.",
+        ),
+    ] = ""
     project: Annotated[str, Field(description="The project of calls that name none; empty: shared by all.")] = ""
     build: Annotated[BuildPolicy, Field(description="What a procedure keeps of a trajectory.")] = "proceduralization"
     retrieve: Annotated[RetrievePolicy, Field(description="How procedures are found for a task.")] = "hybrid"
@@ -94,7 +101,12 @@ class Settings(BaseModel):
 
     def of_namespace(self, name: str) -> Self:
         """The settings of a memory of its own under this one; these themselves for the empty name."""
-        return self.model_copy(update={"home": self.directory / "namespaces" / name}) if name else self
+        if not name:
+            return self
+        if self.store.startswith("db://"):
+            raise BadInput(f"{self.store} has no folders for namespaces. Make tokens without one, or use s3://.")
+        store = self.store and f"{self.store.rstrip('/')}/namespaces/{name}"
+        return self.model_copy(update={"home": self.directory / "namespaces" / name, "store": store})
 
 
 def _field(name: str) -> str:

@@ -168,7 +168,7 @@ def starts_with(column: str, prefix: str) -> str:
 
 
 @contextmanager
-def explained(directory: Path) -> Iterator[None]:
+def explained(directory: Path | str) -> Iterator[None]:
     """Raise what LanceDB and the file system raise as the StoreError that says what to do about it."""
     try:
         yield
@@ -179,8 +179,13 @@ def explained(directory: Path) -> Iterator[None]:
 _UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
 
 
-def _explanation(error: Exception, directory: Path) -> StoreError:
+def _explanation(error: Exception, directory: Path | str) -> StoreError:
     text = str(error)
+    if isinstance(directory, str):
+        return StoreError(
+            f"The memory in {directory} cannot be used: {_first_line(text)}. Everything acknowledged so far is kept. "
+            "Check the network, the bucket and its credentials (AWS_ACCESS_KEY_ID, AWS_REGION, …), and try again."
+        )
     if isinstance(error, FileExistsError | NotADirectoryError):
         return StoreFull(f"{directory} is not a directory. Set MEMP_HOME to a directory that can be written.")
     if getattr(error, "errno", None) in _UNWRITABLE or any(f"(os error {code})" in text for code in _UNWRITABLE):
@@ -220,8 +225,9 @@ def committed(action: Callable[[], T]) -> T:
 class Tables:
     """The tables under one directory; they are opened when first used."""
 
-    def __init__(self, directory: Path, *, indexed_from: int = INDEXED_FROM) -> None:
+    def __init__(self, directory: Path | str, *, indexed_from: int = INDEXED_FROM) -> None:
         self._directory = directory
+        """Where they are; a text is the URI of an object storage, for `bucket.BucketTables`."""
         self._indexed_from = indexed_from
         self._opened: dict[TableName, Table] = {}
         self._synced: dict[TableName, set[str]] = {}
@@ -374,6 +380,12 @@ class Tables:
         if rows:
             self._write(name, lambda t: t.add(pa.Table.from_pylist(rows, schema=SCHEMAS[name])))
 
+    def _insert(self, name: TableName, rows: Sequence[Row]) -> None:
+        """Append those rows whose key is new, in one commit."""
+        source = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+        key = SCHEMAS[name].names[0]
+        self._write(name, lambda t: t.merge_insert(key).when_not_matched_insert_all().execute(source))
+
     def upsert(self, rows: Sequence[Row], *, newer_only: bool = True) -> None:
         """Insert or replace procedures, in one commit; *newer_only* leaves a row that has the revision or a later."""
         if not rows:
@@ -469,8 +481,12 @@ class Tables:
         # Compaction rewrites the whole table: the larger it is, the more commits have to pay for that.
         if stats["fragment_stats"]["num_fragments"] > max(_FRAGMENTS, math.isqrt(stats["num_rows"]) // 4):
             return True
+        return self._outdated(name) > _VERSIONS
+
+    def _outdated(self, name: TableName) -> int:
+        """How many versions are kept that no reader needs any more."""
         expired = time.time() - _KEEP.total_seconds()
-        return sum(entry.stat().st_mtime < expired for entry in self._manifests(name)) > _VERSIONS
+        return sum(entry.stat().st_mtime < expired for entry in self._manifests(name))
 
     def _unindexed(self, name: TableName) -> bool:
         """Whether a search has to scan more than an index should leave to it."""
@@ -521,7 +537,7 @@ class Tables:
     # --- how
 
     def _path(self, name: TableName) -> Path:
-        return self._directory / f"{name}.lance"
+        return Path(self._directory) / f"{name}.lance"
 
     def _manifests(self, name: TableName) -> Iterator[os.DirEntry[str]]:
         with os.scandir(self._path(name) / "_versions") as entries:
@@ -548,6 +564,39 @@ class Tables:
         with explained(self._directory):
             table = self._table(name)
             committed(lambda: action(table))
+
+
+CONTROL = pa.schema([pa.field("id", _TEXT, nullable=False, metadata=_KEY), ("body", _TEXT), ("turn", _INT)])
+
+
+class Control:
+    """A small table of texts by name, each replaced only by who knows the last one: compare and swap, by LanceDB."""
+
+    def __init__(self, db: Any, location: str, names: Sequence[str]) -> None:
+        self._location = location
+        with explained(location):
+            try:
+                rows = [{"id": name, "body": "", "turn": 0} for name in names]
+                self._table = db.create_table("control", pa.Table.from_pylist(rows, schema=CONTROL))
+            except (ValueError, RuntimeError):  # it is there, or was made by another process in this very moment
+                self._table = db.open_table("control")
+
+    def read(self) -> dict[str, tuple[str, int]]:
+        """Each text with its number, which every change raises."""
+        with explained(self._location):
+            rows = self._table.search().select(["id", "body", "turn"]).to_arrow().to_pylist()
+        return {row["id"]: (row["body"], row["turn"]) for row in rows}
+
+    def swap(self, name: str, body: str, *, turn: int) -> bool:
+        """Replace a text if its number still is *turn*; whether it was."""
+        where, values = f"id = {quoted(name)} AND turn = {turn}", {"body": body, "turn": turn + 1}
+        with explained(self._location):
+            return bool(committed(lambda: self._table.update(where=where, values=values)).rows_updated)
+
+    def compact(self, keep: timedelta) -> None:
+        """Drop the versions that nobody needs."""
+        with explained(self._location):
+            self._table.optimize(cleanup_older_than=keep)
 
 
 def sync_file(path: Path) -> None:
