@@ -34,8 +34,14 @@ _RENEWED_AFTER = 5.0
 _PAUSE = 0.1
 _KEEP = timedelta(minutes=10)
 """How long a superseded version stays readable; on object storage a reader may take its time."""
-_UPKEEP_EVERY = 20
-"""Writes of a table between two looks at whether it has to be compacted; each look costs several requests."""
+_FRAGMENTS = 16
+"""Files of a table, each of which costs a request to read, before it is compacted."""
+_UPKEEP_EVERY = 16
+"""Writes between two looks at whether something has to be compacted; each look costs several requests."""
+_CACHE = 64 << 20
+"""Bytes of what LanceDB knows about files, which here would cost requests to learn again."""
+_SEEN_AFTER = timedelta(seconds=1)
+"""How old what a recall sees may be; to look for a later version costs a request for each thing that is read."""
 _META_KNOWN_FOR = 5.0
 _WRITER, _META = "writer", "meta"
 
@@ -51,6 +57,7 @@ class Lease:
         self._changing = threading.Lock()
         self._mine: str | None = None
         self._turn = 0
+        self._holder = 0
         self._renewed = 0.0
 
     def take(self, timeout: float) -> dict[str, tuple[str, int]]:
@@ -70,11 +77,16 @@ class Lease:
             over = not holder or time.monotonic() - seen[1] > self._seconds
             if holder == me or (over and self._control.swap(_WRITER, me, turn=turn)):
                 self._mine, self._turn = me, turn + (holder != me)
-                self._renewed = time.monotonic()
+                self._holder, self._renewed = threading.get_ident(), time.monotonic()
                 return told
             if time.monotonic() > give_up:
                 raise TimeoutError
             time.sleep(_PAUSE * (0.5 + random.random()))
+
+    @property
+    def is_held(self) -> bool:
+        """Whether this thread may write now."""
+        return self._mine is not None and self._holder == threading.get_ident()
 
     def renew(self) -> None:
         """Show that this process lives, when it holds the lease and has not shown it lately.
@@ -111,7 +123,7 @@ class BucketTables(Tables):
 
     def __init__(self, uri: str, *, indexed_from: int = INDEXED_FROM) -> None:
         with explained(uri):
-            super().__init__(uri, indexed_from=indexed_from)
+            super().__init__(uri, indexed_from=indexed_from, metadata_cache=_CACHE, seen_after=_SEEN_AFTER)
         self.lease = Lease(self.control())
         self._written = 0
 
@@ -137,6 +149,19 @@ class BucketTables(Tables):
         elif rows:
             self._insert(name, rows)
 
+    def rows(self, name: TableName, columns: Sequence[str], *, where: str = "true") -> list[Row]:
+        """The rows that *where* keeps, in no order; that there are none is said of the latest version alone."""
+        found = super().rows(name, columns, where=where)
+        if found or self.lease.is_held:  # whoever holds it has seen the latest, and nobody else writes
+            return found
+        self.catch_up(name)
+        return super().rows(name, columns, where=where)
+
+    def catch_up(self, *names: TableName) -> None:
+        """See the latest commit of any process, in these tables."""
+        for name in names:
+            self._read(name, lambda t: t.checkout_latest())
+
     def settle(self) -> None:
         """Compact now and then, while nobody else writes."""
         touched, self._touched = self._touched, set()
@@ -153,8 +178,8 @@ class BucketTables(Tables):
         """Size of the table's data."""
         return int(self._read(name, lambda t: t.stats())["total_bytes"])
 
-    def _outdated(self, name: TableName) -> int:  # noqa: ARG002 - as in Tables
-        return 0  # nobody pays for reading a listing of old versions here
+    def _ragged(self, name: TableName) -> bool:
+        return self.fragments(name) > _FRAGMENTS
 
     def _compact(self, name: TableName, keep: timedelta) -> None:
         super()._compact(name, max(keep, _KEEP) if keep > timedelta(seconds=1) else keep)
@@ -230,6 +255,8 @@ class BucketStore(Store):
             raise self._busy() from None
         self._known_meta, self._known_at = told[_META], time.monotonic()
         try:
+            if self._exists():
+                self._tables.catch_up(*SCHEMAS)
             yield
         finally:
             self._tally.drop()  # recalls of others may have come in between, since they do not wait for their turn

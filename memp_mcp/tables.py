@@ -225,7 +225,14 @@ def committed(action: Callable[[], T]) -> T:
 class Tables:
     """The tables under one directory; they are opened when first used."""
 
-    def __init__(self, directory: Path | str, *, indexed_from: int = INDEXED_FROM) -> None:
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        indexed_from: int = INDEXED_FROM,
+        metadata_cache: int = 4 << 20,
+        seen_after: timedelta = timedelta(0),
+    ) -> None:
         self._directory = directory
         """Where they are; a text is the URI of an object storage, for `bucket.BucketTables`."""
         self._indexed_from = indexed_from
@@ -236,8 +243,8 @@ class Tables:
         # does fill: each commit leaves a version in it that nobody will ask for again.
         self._db: Any = lancedb.connect(
             directory,
-            read_consistency_interval=timedelta(0),
-            session=lancedb.Session(index_cache_size_bytes=64 << 20, metadata_cache_size_bytes=4 << 20),
+            read_consistency_interval=seen_after,
+            session=lancedb.Session(index_cache_size_bytes=64 << 20, metadata_cache_size_bytes=metadata_cache),
         )
 
     # --- there or not
@@ -481,12 +488,8 @@ class Tables:
         # Compaction rewrites the whole table: the larger it is, the more commits have to pay for that.
         if stats["fragment_stats"]["num_fragments"] > max(_FRAGMENTS, math.isqrt(stats["num_rows"]) // 4):
             return True
-        return self._outdated(name) > _VERSIONS
-
-    def _outdated(self, name: TableName) -> int:
-        """How many versions are kept that no reader needs any more."""
         expired = time.time() - _KEEP.total_seconds()
-        return sum(entry.stat().st_mtime < expired for entry in self._manifests(name))
+        return sum(entry.stat().st_mtime < expired for entry in self._manifests(name)) > _VERSIONS
 
     def _unindexed(self, name: TableName) -> bool:
         """Whether a search has to scan more than an index should leave to it."""
@@ -584,6 +587,7 @@ class Control:
     def read(self) -> dict[str, tuple[str, int]]:
         """Each text with its number, which every change raises."""
         with explained(self._location):
+            self._table.checkout_latest()
             rows = self._table.search().select(["id", "body", "turn"]).to_arrow().to_pylist()
         return {row["id"]: (row["body"], row["turn"]) for row in rows}
 

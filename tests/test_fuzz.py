@@ -22,8 +22,9 @@ from test_front import ENVELOPE, INITIALIZED, connected, initialize, line, notif
 
 from memp_mcp.errors import BadInput
 from memp_mcp.memory import Memory
+from memp_mcp.models import Trajectory
 from memp_mcp.server import build_server
-from memp_mcp.transcripts import Exported, Skipped, Trajectory, read
+from memp_mcp.transcripts import Exported, Skipped, read
 
 TRACES = ("Traceback", 'File "', ".py", "errors.pydantic.dev")
 

@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from email.message import Message
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -53,7 +54,7 @@ class Reply(NamedTuple):
     """What came back, refused or not."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Message
     text: str
 
 
