@@ -143,11 +143,15 @@ class BucketTables(Tables):
         self.index(name)
 
     def add(self, name: TableName, rows: Sequence[Row]) -> None:
-        """Append rows, in one commit; revisions by their key."""
+        """Append rows, in one commit; revisions by their key.
+
+        Raises:
+            StoreBusy: a revision was written by another process in this very moment.
+        """
         if name != "procedure_versions":
             super().add(name, rows)
-        elif rows:
-            self._insert(name, rows)
+        elif rows and self._insert(name, rows) < len(rows):
+            raise StoreBusy("Another process has changed the same procedure in this very moment. Try again.")
 
     def rows(self, name: TableName, columns: Sequence[str], *, where: str = "true") -> list[Row]:
         """The rows that *where* keeps, in no order; that there are none is said of the latest version alone."""

@@ -529,16 +529,13 @@ def _add_serving(command: AddCommand) -> None:
 
 def _add_token(command: AddCommand) -> None:
     token = command("token", _token, "make, list or revoke the bearer tokens that serve --http asks for")
-    acts = token.add_subparsers(dest="act", required=True, metavar="ACT")
-    create = acts.add_parser("create", help="make one and show it, once")
-    create.add_argument("name", help="whose it is")
-    create.add_argument(
+    token.add_argument("act", choices=["create", "list", "revoke"])
+    token.add_argument("name", nargs="?", default="", help="whose token is made or revoked")
+    token.add_argument(
         "--scope", choices=SCOPES, default="write", help="read: recall; write: record too; admin: forget"
     )
-    create.add_argument("--namespace", default="", help="a memory of its own for its calls")
-    create.add_argument("--days", type=_number(1), help="how long it is valid; without: until it is revoked")
-    acts.add_parser("list", help="list them; the tokens themselves are not kept")
-    acts.add_parser("revoke", help="make one invalid at once").add_argument("name")
+    token.add_argument("--namespace", default="", help="a memory of its own for its calls")
+    token.add_argument("--days", type=_number(1), help="how long it is valid; without: until it is revoked")
 
 
 def _add_transfer(command: AddCommand) -> None:

@@ -387,11 +387,13 @@ class Tables:
         if rows:
             self._write(name, lambda t: t.add(pa.Table.from_pylist(rows, schema=SCHEMAS[name])))
 
-    def _insert(self, name: TableName, rows: Sequence[Row]) -> None:
-        """Append those rows whose key is new, in one commit."""
+    def _insert(self, name: TableName, rows: Sequence[Row]) -> int:
+        """Append those rows whose key is new, in one commit; how many there were."""
         source = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
         key = SCHEMAS[name].names[0]
-        self._write(name, lambda t: t.merge_insert(key).when_not_matched_insert_all().execute(source))
+        done: list[Any] = []
+        self._write(name, lambda t: done.append(t.merge_insert(key).when_not_matched_insert_all().execute(source)))
+        return int(done[-1].num_inserted_rows)
 
     def upsert(self, rows: Sequence[Row], *, newer_only: bool = True) -> None:
         """Insert or replace procedures, in one commit; *newer_only* leaves a row that has the revision or a later."""

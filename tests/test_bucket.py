@@ -25,6 +25,7 @@ from memp_mcp.errors import BadInput, StoreBusy, StoreError
 from memp_mcp.memory import Memory
 from memp_mcp.models import Commit
 from memp_mcp.settings import Settings
+from memp_mcp.tables import version_row
 
 SHARED = "p_" + "0" * 12
 WRITER = Path(__file__).with_name("bucket_writer.py")
@@ -131,6 +132,20 @@ def test_who_has_lost_its_turn_writes_no_more(uri: str, tmp_path: Path) -> None:
 
     assert [p.title for p in store.list_procedures()] == ["theirs"]
     store.apply(Commit(op_id="mine", procedures=(procedure("mine"),)))
+    assert store.check() == []
+
+
+def test_of_two_that_write_the_same_revision_one_is_told_to_try_again(uri: str, tmp_path: Path) -> None:
+    """Nobody can, while the lease holds; when a single commit outlasts it, this is what is left."""
+    store = opened(uri, tmp_path / "a")
+    store.apply(Commit(op_id="first", procedures=(procedure("first", id=SHARED),)))
+    late = procedure("late", id=SHARED)
+
+    with pytest.raises(StoreBusy, match="Try again"), store._writing():
+        store._tables.add("procedure_versions", [version_row(late, "late")])
+
+    assert [p.title for p in store.history(SHARED)] == ["first"]
+    assert not store.applied("late")
     assert store.check() == []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from memp_mcp.cli import main
 from memp_mcp.errors import BadInput, NotFound, StoreDamaged
 from memp_mcp.models import now
 from memp_mcp.tokens import Tokens
@@ -107,3 +109,49 @@ def test_a_damaged_file_lets_nobody_in_and_is_left_as_it_is(file: Path) -> None:
         with pytest.raises(StoreDamaged, match="nobody is let in"):
             act()
     assert file.read_text() == "[{"
+
+
+def run(capsys: pytest.CaptureFixture[str], home: Path, *argv: str) -> tuple[int, str, str]:
+    code = main([*argv, "--home", str(home)], {})
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def test_the_command_shows_a_token_once_and_lists_it_without(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert run(capsys, tmp_path, "token", "list")[:2] == (3, "no tokens\n")
+    made = json.loads(run(capsys, tmp_path, "token", "create", "ann", "--json", "--scope", "read", "--days", "7")[1])
+    code, listed, _ = run(capsys, tmp_path, "token", "list")
+
+    assert code == 0
+    assert "ann" in listed
+    assert made["token"] not in listed
+    assert Tokens(tmp_path / "tokens.json").of(made["token"])
+    assert run(capsys, tmp_path, "token", "create", "ann")[0] == 1
+    assert run(capsys, tmp_path, "token", "revoke", "ann")[:2] == (0, "ann lets nobody in any more\n")
+    assert not Tokens(tmp_path / "tokens.json").of(made["token"])
+    assert "token list" in run(capsys, tmp_path, "token", "revoke", "ann")[2]
+
+
+def test_tokens_may_be_kept_elsewhere(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["token", "create", "ann"], {"MEMP_TOKENS": str(tmp_path / "t.json")}) == 0
+
+    assert capsys.readouterr().out.startswith("memp_")
+    assert [t.scope for t in Tokens(tmp_path / "t.json").all()] == ["write"]
+
+
+@pytest.mark.parametrize(
+    ("argv", "told"),
+    [
+        (["--host", "0.0.0.0"], "is not a loopback address, and without tokens"),  # noqa: S104 - to be refused
+        (["--rate", "often"], "is no rate limit. Write it as 600/minute"),
+    ],
+)
+def test_a_door_that_cannot_be_is_refused_before_anything_is_served(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, argv: list[str], told: str
+) -> None:
+    code, _, err = run(capsys, tmp_path, "serve", "--http", *argv)
+
+    assert code == 1
+    assert told in err
