@@ -111,13 +111,20 @@ class _Namespaces:
         self._openings: dict[str, _Opening] = {}
         self._lock = Lock()
 
+    def begin(self) -> None:
+        """Open the memory of the empty name ahead of the first call; a failure is told by that call."""
+        self._of("").begin()
+
     def memory(self, name: str) -> Memory:
         """The memory of a namespace; that of the empty name is the one in MEMP_HOME itself."""
+        return self._of(name).memory()
+
+    def _of(self, name: str) -> _Opening:
         with self._lock:
             if name not in self._openings:
                 settings = self._settings.of_namespace(name)
                 self._openings[name] = _Opening(lambda: settings, self._embedder)
-        return self._openings[name].memory()
+            return self._openings[name]
 
     def missing(self) -> str:
         """What is still to come before calls are answered as well as they can be; empty when nothing is."""
@@ -143,7 +150,7 @@ def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
     )
     guard, meters = web.guard(door)
     memories = _Namespaces(settings)
-    Thread(target=partial(_begin, memories), name="open-memory", daemon=True).start()
+    Thread(target=memories.begin, name="open-memory", daemon=True).start()
     server = build_server(
         lambda: memories.memory(web.namespace()), verifier=guard.verifier, auth=guard.auth, middleware=[guard]
     )
@@ -152,12 +159,6 @@ def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
     sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}{web.PATH} {asked}\n")
     web.serve(app, door)
     return Answer(None, [])
-
-
-def _begin(memories: _Namespaces) -> None:
-    """Open the memory ahead of the first call; a failure is told by that call."""
-    with suppress(MempError):
-        memories.memory("")
 
 
 def _runner(settings: Settings) -> Serve:

@@ -135,7 +135,21 @@ def _request(number: int, message: dict[str, Any]) -> Said:
 
 
 METHODS = st.sampled_from(
-    ["tools/list", "tools/call", "resources/read", "prompts/get", "ping", "initialize", "server/discover", "x", ""]
+    [
+        "tools/list",
+        "tools/call",
+        "resources/list",
+        "resources/read",
+        "prompts/list",
+        "prompts/get",
+        "completion/complete",
+        "skills/list",
+        "skills/get",
+        "ping",
+        "initialize",
+        "server/discover",
+        "x",
+    ]
 )
 PARAMS = st.one_of(
     st.just({}),
