@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +25,8 @@ DATA = Path(os.environ.get("TEST_DATA", ROOT.parent / "shared" / "data"))
 """Real tasks and trajectories, which are not part of the project; ``TEST_DATA`` names another folder."""
 PACKAGES = ("memp-mcp", "mcp", "lancedb", "pyarrow", "numpy")
 PERCENTS = (50, 95, 99)
+CLIENT = "benchmark"
+"""The name under which `Wire` shakes hands."""
 
 Command = Sequence[str | Path]
 SERVER: Command = (sys.executable, "-m", "memp_mcp")
@@ -130,6 +132,10 @@ async def call(client: Client, tool: str, **arguments: Any) -> dict[str, Any]:
     return dict(result.structured_content)
 
 
+class Ended(RuntimeError):
+    """The server's process has ended, or was ended, without an answer."""
+
+
 class Wire:
     """A server process and the bare lines of JSON-RPC, so that what is timed is the server, not a client."""
 
@@ -153,24 +159,37 @@ class Wire:
         """Send a request, wait for its answer and return the result.
 
         Raises:
-            RuntimeError: the server died or answered with an error.
+            Ended: the server died.
+            RuntimeError: it answered with an error.
 
         """
         self._asked += 1
         self._send({"jsonrpc": "2.0", "id": self._asked, "method": method, "params": params})
         assert self._process.stdout is not None  # noqa: S101 - PIPE says so, but not to mypy
         for line in self._process.stdout:
+            if not line.endswith(b"\n"):
+                break  # it was killed in the middle of a word
             message = json.loads(line)
             if message.get("id") == self._asked and "method" not in message:
                 if "error" in message:
                     raise RuntimeError(f"{method}: {message['error']}")
                 result: dict[str, Any] = message["result"]
                 return result
-        raise RuntimeError(f"The server ended without an answer to {method}.")
+        raise Ended(f"The server ended without an answer to {method}.")
+
+    def close(self) -> None:
+        """End the server, if it has not ended, and let go of its streams."""
+        self._process.terminate()
+        with self._process, suppress(BrokenPipeError, ValueError):  # its streams may be closed already
+            self._process.communicate()
+
+    def kill(self) -> None:
+        """End the server at once, whatever it does just then (SIGKILL)."""
+        self._process.kill()
 
     def open(self) -> Self:
         """Make the handshake and list the tools, as every client does."""
-        client = {"name": "benchmark", "version": "1"}
+        client = {"name": CLIENT, "version": "1"}
         self.ask("initialize", {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client})
         self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
         self.ask("tools/list", {})
@@ -180,7 +199,8 @@ class Wire:
         """Call a tool; return its structured answer.
 
         Raises:
-            RuntimeError: the server died or answered with an error.
+            Ended: the server died.
+            RuntimeError: it answered with an error.
 
         """
         result = self.ask("tools/call", {"name": tool, "arguments": arguments})
@@ -191,8 +211,11 @@ class Wire:
 
     def _send(self, message: Mapping[str, Any]) -> None:
         assert self._process.stdin is not None  # noqa: S101 - PIPE says so, but not to mypy
-        self._process.stdin.write(json.dumps(message).encode() + b"\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError as error:
+            raise Ended("The server ended before it was asked.") from error
 
     def __enter__(self) -> Self:
         return self
@@ -200,8 +223,7 @@ class Wire:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._process.terminate()
-        self._process.communicate()
+        self.close()
 
 
 # -- costs of a process (Linux) -----------------------------------------------------------------------------

@@ -9,9 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
+import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,7 @@ from benchmarks.common import (
     resident_bytes,
     write_results,
 )
-from benchmarks.population import SEED, Task, tasks
+from benchmarks.population import SEED, Task, queries, tasks
 from memp_mcp import keys
 from memp_mcp.archive import import_files
 from memp_mcp.embedder import load
@@ -42,6 +46,17 @@ from memp_mcp.tables import SCHEMAS, trajectory_row
 MEGABYTE = 1_000_000
 LIMIT = 350 * MEGABYTE
 """Of resident memory, after 1,000 calls."""
+MARKS = (100, 300, 1_000, 2_000, 3_000, 5_000, 10_000)
+MEMORY = {"MB resident": "resident", "of it not of files": "anonymous"}
+WINDOW, RECALLS, OPENINGS = 100, 50, 5
+OPEN = """
+import json, sys, time
+from pathlib import Path
+from memp_mcp.store import Store
+clock, cpu = time.perf_counter(), time.process_time()
+Store.open(Path(sys.argv[1]))
+print(json.dumps({"cpu": 1000 * (time.process_time() - cpu), "clock": 1000 * (time.perf_counter() - clock)}))
+"""
 
 Row = dict[str, Any]
 
@@ -98,35 +113,100 @@ def importing(episodes: Sequence[Task]) -> Row:
     }
 
 
-def growth(commits: int) -> list[Row]:
-    """One record after the other: time, disk and resident memory on the way."""
-    marks = sorted({m for m in (100, 200, 500, 1_000, 2_000, 5_000, 10_000) if m <= commits} | {commits})
+def growth(commits: int) -> dict[str, list[Row]]:
+    """One record after the other: what opening, recalling and recording cost on the way, and the size of it all.
+
+    Costs are those of the server process, in CPU and by the clock: a recall by its median; a record by its mean too,
+    for every so many of them one pays for the compaction of what the others wrote.
+    """
+    marks = sorted({m for m in MARKS if m + WINDOW <= commits} | {commits})
+    episodes = tasks(commits + WINDOW)
+    asked = queries()
+    random.Random(SEED).shuffle(asked)
     with tempfile.TemporaryDirectory() as home, ready(home) as server:
-        rows = [_state(0, [], home, server)]
-        for done, ms in enumerate(_recorded(server, tasks(commits)), 1):
-            rows[-1]["_"].append(ms)
-            if done in marks:
-                rows.append(_state(done, rows[-1].pop("_"), home, server))
-    rows[-1].pop("_")
-    return rows
+        rows, done = [], 0
+        for mark in marks:
+            for task in episodes[done:mark]:
+                server.call("record_trajectory", **told(task))
+            size = disk_bytes(Path(home))
+            learnt = server.call("record_trajectory", **told(episodes[0]))  # stored before: nothing is written
+            rows.append({"commits": mark, **_opening(home, learnt["trajectory_id"]), **_recalling(server, asked)})
+            rows[-1] |= {**_recording(server, episodes[mark : mark + WINDOW]), "MB on disk": size / MEGABYTE}
+            memory = resident_bytes(server.pid)
+            rows[-1] |= {name: memory[kind] / MEGABYTE for name, kind in MEMORY.items()}
+            done = mark + WINDOW
+            print_table(rows[-1:])  # a long run tells how it goes
+    return {"growth": rows, "bars of growth": _bars(rows, _imported(episodes[:commits]) / MEGABYTE)}
 
 
-def _recorded(server: Wire, episodes: Sequence[Task]) -> Iterator[float]:
-    for task in episodes:
-        yield _milliseconds(partial(server.call, "record_trajectory", **told(task)))
+def _bars(rows: Sequence[Row], imported: float) -> list[Row]:
+    """The last row against the first, and its size against the same data *imported* in one go, in MB."""
+    first, last = rows[0], rows[-1]
+    ratios = {name: last[name] / first[name] for name in first if " ms " in name}
+    within = [{"what": name, "first": first[name], "last": last[name], "ratio": r} for name, r in ratios.items()]
+    size = {"what": "MB on disk / imported in one go", "first": imported, "last": last["MB on disk"]}
+    told = [*((row, 1.5) for row in within), ({**size, "ratio": last["MB on disk"] / imported}, 3.0)]
+    return [{**row, "bar": bar, "within": row["ratio"] <= bar} for row, bar in told]
 
 
-def _state(done: int, spent: Sequence[float], home: str, server: Wire) -> Row:
-    memory = resident_bytes(server.pid)
+def _opening(home: str, trajectory_id: str) -> Row:
+    """The store alone, in a process that has imported it; and a server up to its first answer out of the memory."""
+    store = [json.loads(_python(OPEN, home)) for _ in range(OPENINGS)]
+    cpu, wall = [], []
+    for _ in range(OPENINGS):
+        began = time.perf_counter()
+        with Wire(MEMP_HOME=home).open() as server:
+            server.ask("resources/read", {"uri": f"memp://trajectories/{trajectory_id}"})
+            wall.append(1000 * (time.perf_counter() - began))
+            cpu.append(1000 * cpu_seconds(server.pid))
     return {
-        "commits": done,
-        "ms p50 since the last row": median(spent) if spent else None,
-        "ms p95": percentiles(spent)["p95"] if spent else None,
-        "MB on disk": disk_bytes(Path(home)) / MEGABYTE,
-        "MB resident": memory["resident"] / MEGABYTE,
-        "of it not of files": memory["anonymous"] / MEGABYTE,
-        "_": [],
+        "open store ms CPU": median([cost["cpu"] for cost in store]),
+        "open store ms clock": median([cost["clock"] for cost in store]),
+        "open server ms CPU": median(cpu),
+        "open server ms clock": median(wall),
     }
+
+
+def _python(code: str, *arguments: str) -> str:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
+
+
+def _recalling(server: Wire, asked: Sequence[str]) -> Row:
+    for task in asked[RECALLS : RECALLS + 3]:  # the vectors are read when they are asked for a second time
+        server.call("recall_procedure", task=task)
+    cost = _costs(server, [partial(server.call, "recall_procedure", task=task) for task in asked[:RECALLS]])
+    return {"recall ms CPU": median(cost[0]), "recall ms clock": median(cost[1])}
+
+
+def _recording(server: Wire, episodes: Sequence[Task]) -> Row:
+    cpu, wall = _costs(server, [partial(server.call, "record_trajectory", **told(task)) for task in episodes])
+    return {
+        "record ms CPU": median(cpu),
+        "record ms CPU, mean": statistics.fmean(cpu),
+        "record ms clock": median(wall),
+        "record ms clock, mean": statistics.fmean(wall),
+    }
+
+
+def _costs(server: Wire, calls: Sequence[Callable[[], object]]) -> tuple[list[float], list[float]]:
+    """Milliseconds of each call: of the server's CPU, and by the clock."""
+    cpu, wall = [], []
+    for call in calls:
+        before = cpu_seconds(server.pid)
+        wall.append(_milliseconds(call))
+        cpu.append(1000 * (cpu_seconds(server.pid) - before))
+    return cpu, wall
+
+
+def _imported(episodes: Sequence[Task]) -> int:
+    """Bytes of a memory that took all of them in at once."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "episodes.jsonl"
+        file.write_text("".join(json.dumps(told(t)) + "\n" for t in episodes), encoding="utf-8")
+        memory = Memory.open(Settings(home=Path(folder) / "memory"))
+        memory.vectorizer.background.ready(120)
+        import_files(memory, [file])
+        return disk_bytes(memory.store.directory)
 
 
 def memory_after(calls: int) -> Row:
@@ -194,15 +274,18 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=1_000, help="imported (default: %(default)s)")
     parser.add_argument("--commits", type=int, default=1_000, help="of the growth (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=1_000, help="before memory is read (default: %(default)s)")
+    parser.add_argument("--only", choices=("growth",), help="this part alone, which takes hours for 10,000 commits")
     parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
     given = parser.parse_args()
-    results: dict[str, Any] = {
-        "acknowledgement": acknowledgement(tasks(given.records)),
-        "import": importing(tasks(given.episodes)),
-        "disk": disk(given.episodes),
-        "memory": memory_after(given.calls),
-        "growth": growth(given.commits),
-    }
+    results: dict[str, Any] = {}
+    if not given.only:
+        results = {
+            "acknowledgement": acknowledgement(tasks(given.records)),
+            "import": importing(tasks(given.episodes)),
+            "disk": disk(given.episodes),
+            "memory": memory_after(given.calls),
+        }
+    results |= growth(given.commits)
     for name, rows in results.items():
         print(f"### {name}\n")
         print_table(rows if isinstance(rows, list) else [rows])

@@ -10,9 +10,13 @@ The house, in the order in which a request walks through it; imports run the sam
     web.py        serves it over HTTP: who may come in, request ids, health; team.py rate limits and metrics
     server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
+    joining.py    install, uninstall, status: this machine's clients; clients.py where each keeps what, and the edits,
+                  by json_edit.py and toml_edit.py
     archive.py    the memory in bulk: import, export, cold start, rebuild
     skill_folders.py  verified procedures as Agent Skills in folders and over MCP, and how those stand to the memory;
                   skills.py a procedure ↔ its SKILL.md
+    backup.py     the whole memory in one file that was read back
+    repair.py     what is wrong with a memory, and mending it; salvage.py brings back what is left of damaged tables
     answers.py    the lean answers that agents read, within a budget of tokens
     ledger.py     what the recorded episodes say about the memory's benefit; intervals.py rates and means with theirs
     report.py     the ledger as one HTML page with curves; sheets.py as tables, for the page and the terminal

@@ -531,8 +531,8 @@ def rebuild(
 
     """
     current = memory.store.rebuild_current()
-    finished = _finish(memory)
-    embedded = _embed_again(memory, advance) if embed else 0
+    finished = finish(memory)
+    embedded = embed_again(memory, advance) if embed else 0
     procedures = memory.list_procedures(limit=ALL) if distil else []
     changes = _distil(memory, procedures, everything=everything, advance=advance)
     return Rebuilt(
@@ -544,8 +544,8 @@ def rebuild(
     )
 
 
-def _finish(memory: Memory) -> int:
-    """Learn from the trajectories that a process which died had only stored."""
+def finish(memory: Memory) -> int:
+    """Learn from the trajectories that a process which died had only stored; returns how many there were."""
     unfinished = memory.store.trajectories(memory.store.unfinished(limit=ALL)).values()
     memory.record_all([_without_lost_ids(memory, t) for t in unfinished])
     return len(unfinished)
@@ -579,7 +579,13 @@ def _distil(
     return changes
 
 
-def _embed_again(memory: Memory, advance: Advance | None) -> int:
+def embed_again(memory: Memory, advance: Advance | None = None) -> int:
+    """Make all vectors anew, by the embedder of the settings; returns how many.
+
+    Raises:
+        EmbedderError: the embedder cannot be loaded.
+
+    """
     embedder = memory.vectorizer.background.ready(600)
     if embedder is None:
         raise EmbedderError(f"No vectors can be made: {memory.vectorizer.background.reason}")
@@ -613,13 +619,3 @@ def _recalled(memory: Memory, trajectory: Trajectory) -> list[Procedure]:
         return lookup.recalled(memory.store, trajectory.recall_id) if trajectory.recall_id else []
     except NotFound:  # recalled from a memory whose events did not come along
         return []
-
-
-def problems(memory: Memory) -> list[str]:
-    """What is wrong with the memory, in words, each with its cure; empty when it is sound."""
-    found = memory.store.check()
-    try:
-        _, reason = memory.vectorizer.embedder(wait=60)
-    except MempError as error:
-        reason = str(error)
-    return found + ([reason] if reason else [])

@@ -23,8 +23,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
-from memp_mcp.errors import StoreBusy, StoreError
+from memp_mcp.errors import StoreBusy, StoreDamaged, StoreError
 from memp_mcp.models import Event
+from memp_mcp.resident import MAX_FLOATS
 from memp_mcp.store import Store, StoreSize, _Meta
 from memp_mcp.tables import INDEXED_FROM, SCHEMAS, Control, Row, TableName, Tables, event_row, explained
 
@@ -123,7 +124,13 @@ class BucketTables(Tables):
 
     def __init__(self, uri: str, *, indexed_from: int = INDEXED_FROM) -> None:
         with explained(uri):
-            super().__init__(uri, indexed_from=indexed_from, metadata_cache=_CACHE, seen_after=_SEEN_AFTER)
+            super().__init__(
+                uri,
+                indexed_from=indexed_from,
+                max_floats=MAX_FLOATS,
+                metadata_cache=_CACHE,
+                seen_after=_SEEN_AFTER,
+            )
         self.lease = Lease(self.control())
         self._written = 0
 
@@ -248,6 +255,19 @@ class BucketStore(Store):
         """Merge the files of each table, rebuild the indexes and drop what is superseded."""
         super().compact()
         self._control.compact(_KEEP)
+
+    def mend(self) -> list[str]:
+        """Mend nothing: what a directory is mended by, there are no files for.
+
+        Raises:
+            StoreDamaged: there is something to mend.
+        """
+        if unreadable := self.unreadable():
+            raise StoreDamaged(
+                f"The tables {', '.join(unreadable)} in {self._uri} cannot be read, and are mended in a directory only. Put "
+                "back earlier versions of their objects, or import a backup into another MEMP_STORE. Nothing was changed."
+            )
+        return []
 
     # --- how
 

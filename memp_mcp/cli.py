@@ -1,6 +1,7 @@
 """argv + environment → Settings → Memory → serve | import | export | search | show …; the only composer.
 
-Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 nothing found · 4 `doctor` found something.
+Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 nothing found · 4 `doctor` found something, or
+`repair` left something.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ from memp_mcp.tokens import SCOPES, Tokens
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
+    from memp_mcp.clients import Host
     from memp_mcp.embedder import BackgroundEmbedder
+    from memp_mcp.joining import FileChange
     from memp_mcp.memory import Memory
     from memp_mcp.sheets import Sheet
     from memp_mcp.transcripts.places import Source
@@ -309,6 +312,14 @@ def _export_skills(options: argparse.Namespace, settings: Settings) -> Answer:
     return Answer(done, [*lines, *hint] or ["no procedure has a verified success"], OK if done else NOTHING)
 
 
+def _backup(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp.backup import backup  # noqa: PLC0415 - imports LanceDB
+
+    done = backup(_open(settings, salvage=True), options.target, keep=options.keep)
+    line = f"{done.file}: {_counted(done.values)}, {done.bytes:,} bytes, read back"
+    return Answer(done, [line, *(f"removed {name}" for name in done.removed)])
+
+
 def _bootstrap(options: argparse.Namespace, settings: Settings) -> Answer:
     from memp_mcp.archive import bootstrap  # noqa: PLC0415 - imports LanceDB
 
@@ -476,11 +487,66 @@ def _rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
 
 
 def _doctor(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
-    from memp_mcp.archive import problems  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.repair import problems  # noqa: PLC0415 - imports LanceDB
 
     found = problems(_open(settings, salvage=True))
     lines = [f"- {p}" for p in found] or ["The memory is sound."]
     return Answer({"problems": found}, lines, UNSOUND if found else OK)
+
+
+def _install(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
+
+    command = joining.own_command(os.environ, settings.directory if "home" in settings.model_fields_set else None)
+    changes = joining.install(options.clients, command, _host(), hooks=options.hooks)
+    answer = _written(options, changes)
+    return answer if options.dry_run else answer._replace(lines=[*answer.lines, *joining.advice(changes, _host())])
+
+
+def _uninstall(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - is about no memory
+    from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
+
+    return _written(options, joining.uninstall(options.clients, _host()))
+
+
+def _written(options: argparse.Namespace, changes: Sequence[FileChange]) -> Answer:
+    """Shows what is to change, and then changes it."""
+    from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
+
+    for change in changes if not options.json else ():
+        sys.stdout.write(f"{change.diff}\n\n")
+    sys.stdout.flush()
+    for change in changes if not options.dry_run else ():
+        joining.carry_out(change)
+    data = [{"client": c.client, "file": str(c.file), "diff": c.diff, "written": not options.dry_run} for c in changes]
+    if options.dry_run:
+        return Answer(data, ["nothing is changed"])
+    return Answer(data, [joining.done(c) for c in changes] or ["nothing to change"])
+
+
+def _host() -> Host:
+    from memp_mcp.clients import Host  # noqa: PLC0415 - keeps --version quick
+
+    return Host(os.environ, sys.platform)
+
+
+def _status(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
+    from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
+
+    found, problem = joining.states(_host(), settings.directory)
+    table = _table(*joining.COLUMNS)
+    for state in found:
+        table.add_row(*joining.row(state))
+    lines: list[str | Table] = [table] if found else ["none of the clients that this program knows is on this machine"]
+    return Answer(found, [*lines, *([problem] if problem else [])], OK if found else NOTHING)
+
+
+def _repair(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
+    from memp_mcp.repair import repair  # noqa: PLC0415 - imports LanceDB
+
+    repaired = repair(_open(settings, salvage=True))
+    done = [f"+ {line}" for line in repaired.done] or ["There was nothing to mend."]
+    return Answer(repaired, [*done, *(f"- {line}" for line in repaired.left)], UNSOUND if repaired.left else OK)
 
 
 def _open(settings: Settings, *, salvage: bool = False) -> Memory:
@@ -508,6 +574,7 @@ def parser() -> argparse.ArgumentParser:
         return added
 
     _add_serving(command)
+    _add_joining(command)
     _add_transfer(command)
     _add_reading(command)
     _add_changing(command)
@@ -539,6 +606,18 @@ def _add_token(command: AddCommand) -> None:
     token.add_argument("--days", type=_number(1), help="how long it is valid; without: until it is revoked")
 
 
+def _add_joining(command: AddCommand) -> None:
+    from memp_mcp.clients import CLIENTS  # noqa: PLC0415 - keeps --version quick
+
+    added = command("install", _install, "join clients of this machine: the server and, where they have them, hooks")
+    added.add_argument("--no-hooks", dest="hooks", action="store_false", help="the server alone")
+    taken_out = command("uninstall", _uninstall, "take out of clients what install has put in")
+    for one in (added, taken_out):
+        one.add_argument("clients", nargs="+", choices=list(CLIENTS), metavar="CLIENT", help=", ".join(CLIENTS))
+        one.add_argument("--dry-run", action="store_true", help="show what would change; change nothing")
+    command("status", _status, "the clients of this machine: joined or not, and when last heard of")
+
+
 def _add_transfer(command: AddCommand) -> None:
     from memp_mcp.transcripts.places import PLACES  # noqa: PLC0415 - keeps --version quick
 
@@ -557,6 +636,9 @@ def _add_transfer(command: AddCommand) -> None:
     whole.add_argument("--skills", type=Path, metavar="DIR", help="write verified procedures as Agent Skills into DIR")
     whole.add_argument("--project", help="of skills: only of this project, and what is shared")
     whole.add_argument("--force", action="store_true", help="of skills: overwrite also what was edited by hand")
+    saved = command("backup", _backup, "write the whole memory to a new file, read back; import restores it")
+    saved.add_argument("target", type=Path, help="a .jsonl.gz file, or a folder for a series of them")
+    saved.add_argument("--keep", type=_number(1), metavar="N", help="keep the latest N in the folder")
     cold = command("bootstrap", _bootstrap, "cold start: score several trajectories a task, keep the best")
     _add_files(cold)
     cold.add_argument("--keep", type=_number(1), default=1, help="how many trajectories of a task to keep")
@@ -600,6 +682,7 @@ def _add_upkeep(command: AddCommand) -> None:
     rebuild.add_argument("--distil", action="store_true", help="scripts, by the build policy and LLM of the settings")
     rebuild.add_argument("--all", action="store_true", help="with --distil: also what a reflection has corrected")
     command("doctor", _doctor, "look for what is wrong and say how to mend it")
+    command("repair", _repair, "mend what is wrong, as far as it can be mended; what is replaced is kept")
 
 
 def _add_files(command: argparse.ArgumentParser, at_least: str = "+") -> None:

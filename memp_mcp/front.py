@@ -14,6 +14,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -29,7 +30,9 @@ CATALOGUE = Path(__file__).with_name("catalogue.json")
 Serve = Callable[[BinaryIO, BinaryIO], None]
 """Serves one connection: reads lines of JSON-RPC from the first stream, writes them to the second, until its end."""
 
-_SECONDS_BETWEEN_LOOKS = 2.0
+_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_FOR_THE_REST = 0.5
+"""For calls that are under way when the client hangs up. Nobody hears their answers, and the next try counts once."""
 
 
 def serve_stdio(load: Callable[[], Serve], catalogue: Path = CATALOGUE) -> NoReturn:
@@ -42,19 +45,29 @@ def serve_stdio(load: Callable[[], Serve], catalogue: Path = CATALOGUE) -> NoRet
     wire_in, wire_out = _claim_wire()
     _leave_on_signals()
     _leave_with_parent()
-    converse(wire_in, wire_out, load, catalogue)
+    converse(wire_in, wire_out, load, catalogue, at_end=_leave_soon)
     os._exit(0)
 
 
-def converse(wire_in: io.BufferedIOBase, wire_out: BinaryIO, load: Callable[[], Serve], catalogue: Path) -> None:
-    """Answer the handshake on *wire_in*; hand over at the first line that is not certain; return at its end."""
+def converse(
+    wire_in: io.BufferedIOBase,
+    wire_out: BinaryIO,
+    load: Callable[[], Serve],
+    catalogue: Path,
+    *,
+    at_end: Callable[[], None] = lambda: None,
+) -> None:
+    """Answer the handshake on *wire_in*; hand over at the first line that is not certain; return at its end.
+
+    *at_end* is called when the server has heard the end, which it may be too busy to act on.
+    """
     handshake = Handshake(json.loads(catalogue.read_bytes()))
     server = _Loading(load)
     for line in wire_in:
         answer = handshake.answer(line)
         if answer is None:
-            serve = server.loaded()
-            heard = io.BufferedReader(_Heard(b"".join(handshake.to_repeat) + line, wire_in))
+            serve = server.loaded(unless=lambda: _hung_up(wire_in), then=at_end)
+            heard = io.BufferedReader(_Heard(b"".join(handshake.to_repeat) + line, wire_in, at_end))
             serve(heard, io.BufferedWriter(_Said(wire_out, handshake.answered)))
             return
         _send(wire_out, answer)
@@ -82,10 +95,13 @@ class _Loading(threading.Thread):
         if self.ident is None:
             self.start()
 
-    def loaded(self) -> Serve:
-        """Wait for the result; raise what *load* raised."""
+    def loaded(self, *, unless: Callable[[], bool], then: Callable[[], None]) -> Serve:
+        """Wait for the result, and call *then* if *unless* comes true meanwhile; raise what *load* raised."""
         self.begin()
-        self.join()
+        while self.is_alive():
+            self.join(_SECONDS_BETWEEN_LOOKS)
+            if unless():
+                then()
         if self._failure is not None:
             raise self._failure
         return self._serve
@@ -94,9 +110,10 @@ class _Loading(threading.Thread):
 class _Heard(io.RawIOBase):
     """What the server hears: first *before*, then the rest of the wire."""
 
-    def __init__(self, before: bytes, wire: io.BufferedIOBase) -> None:
+    def __init__(self, before: bytes, wire: io.BufferedIOBase, at_end: Callable[[], None]) -> None:
         self._before = io.BytesIO(before)
         self._wire = wire
+        self._at_end = at_end
 
     def readable(self) -> bool:
         return True
@@ -104,6 +121,8 @@ class _Heard(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         chunk = self._before.read(len(buffer)) or self._wire.read1(len(buffer))
         buffer[: len(chunk)] = chunk
+        if not chunk:
+            self._at_end()
         return len(chunk)
 
 
@@ -166,6 +185,26 @@ def _leave_on_signals() -> None:
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     threading.Thread(target=lambda: os._exit(128 + signal.sigwait(numbers)), name="signals", daemon=True).start()
+
+
+def _hung_up(wire: io.BufferedIOBase) -> bool:
+    """Whether the other end is closed, though there may still be something to read; False where nobody can tell."""
+    if sys.platform == "win32":
+        return False
+    try:
+        poll = select.poll()
+        poll.register(wire.fileno(), getattr(select, "POLLRDHUP", 0))
+    except OSError:  # not a file
+        return False
+    closed = select.POLLHUP | getattr(select, "POLLRDHUP", 0)
+    return any(event & closed for _, event in poll.poll(0))
+
+
+def _leave_soon() -> None:
+    """End the process though a call may be under way: one that waits for the lock can do so for half a minute."""
+    leave = threading.Timer(_SECONDS_FOR_THE_REST, os._exit, [0])
+    leave.daemon = True
+    leave.start()
 
 
 def _leave_with_parent() -> None:

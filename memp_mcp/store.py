@@ -18,7 +18,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
@@ -41,11 +41,11 @@ from memp_mcp.models import (
     stable_id,
 )
 from memp_mcp.resident import MAX_FLOATS, Resident
+from memp_mcp.salvage import Salvage
 from memp_mcp.tables import (
     INDEXED_FROM,
     PLACE,
     SCHEMAS,
-    SEARCHED,
     Row,
     TableName,
     Tables,
@@ -73,6 +73,7 @@ _READ_LATELY = 1_000
 _BATCH = 500
 _LARGE_BATCH = 32
 _LIVE = "status != 'retired'"
+_MEND = "Run `memp-mcp repair`."
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -165,7 +166,7 @@ class Store:
             fallback_to_soft=False,  # a soft lock outlives a killed process
         )
         with explained(directory):
-            self._tables = tables or Tables(directory, indexed_from=indexed_from)
+            self._tables = tables or Tables(directory, indexed_from=indexed_from, max_floats=max_floats)
         self._resident = Resident(self._tables, max_floats=max_floats)
         self._tally = Tally(self._tables)
         self._settling: threading.Timer | None = None
@@ -680,84 +681,112 @@ class Store:
 
     def check(self) -> list[str]:
         """What is wrong with this memory, each with the way to mend it; nothing when it is sound."""
-        unreadable = [problem for name in SCHEMAS for problem in self._unreadable(name)]
-        if unreadable:
-            return unreadable
+        if unreadable := self.unreadable():
+            return [f"The table {name} cannot be read ({reason}). {_MEND}" for name, reason in unreadable.items()]
+        broken = [problem for name in SCHEMAS for problem in self._index_problems(name)]
+        if broken:  # what follows looks things up by them
+            return broken
         return [
+            *(problem for name in SCHEMAS for problem in self._not_understood(name)),
             *(problem for name in SCHEMAS for problem in self._duplicates(name)),
             *self._stale_rows(),
             *self._loose_ends(),
-            *(problem for name in SEARCHED for problem in self._index_problems(name)),
         ]
 
-    def _unreadable(self, name: TableName) -> Iterator[str]:
-        values: dict[TableName, Callable[[], Iterable[object]]] = {
+    def mend(self) -> list[str]:
+        """Mend what is damaged, as far as the tables themselves allow; say what was done and what is lost.
+
+        Nothing is destroyed: what is replaced is set aside in the folder ``damaged``. What a process that died has
+        only begun is not the matter here: see `unfinished`, `strays` and `rebuild_current`.
+        """
+        salvage = Salvage(self.directory, self._tables)
+        with self._writing(tallied=False):
+            self._tally.drop()
+            told = list(salvage.everything())
+            if salvage.lost["procedure_versions"]:
+                told += self._put_back_histories()
+            return told
+
+    def _put_back_histories(self) -> Iterator[str]:
+        """Give the procedures whose history is lost a history again: what they are now."""
+        heads = self._heads()
+        rows = self._tables.rows("procedures", ["id", "revision", "body"])
+        bare = self._parsed(Procedure, [row for row in rows if row["revision"] > heads.get(row["id"], 0)])
+        self._tables.add("procedure_versions", [version_row(p, "") for p in bare])
+        if bare:
+            yield f"procedure_versions: {len(bare)} procedures have their current revision in it again."
+
+    def is_current(self) -> bool:
+        """Whether each procedure is shown once, and in its latest revision."""
+        ids = [row["id"] for row in self._tables.rows("procedures", ["id"])]
+        return len(ids) == len(set(ids)) and not self._behind()[1]
+
+    def is_being_embedded(self) -> bool:
+        """Whether somebody has begun to embed the memory anew, and not finished."""
+        return self._meta().pending is not None
+
+    def strays(self) -> list[str]:
+        """Procedures without a history: somebody began to forget them and died."""
+        return sorted({row["id"] for row in self._tables.rows("procedures", ["id"])} - self._heads().keys())
+
+    def unreadable(self) -> dict[TableName, str]:
+        """The tables that cannot be read, or not all of them, and why."""
+        return {name: reason for name in SCHEMAS if (reason := self._tables.unreadable(name))}
+
+    def _not_understood(self, name: TableName) -> Iterator[str]:
+        kinds: dict[TableName, Callable[[], Iterable[object]]] = {
             "trajectories": self.all_trajectories,
             "procedure_versions": self.all_revisions,
-            "procedures": lambda: self._tables.rows("procedures", self._tables.columns("procedures")),
             "events": self.all_events,
         }
-        mend = (
-            "Run `memp-mcp rebuild`, which makes it anew from the history."
-            if name == "procedures"
-            else "Run `memp-mcp export` to save what can be read, and import that into a fresh MEMP_HOME."
-        )
         try:
-            for _ in values[name]():
+            for _ in kinds.get(name, list)():
                 pass
         except StoreDamaged as error:
-            yield f"The table {name} cannot be read ({error.__cause__}). {mend}"
+            yield f"A row of {name} is none of this program's ({error.__cause__}). Was it written by a later one?"
 
     def _duplicates(self, name: TableName) -> Iterator[str]:
         key = SCHEMAS[name].names[0]
         twice = [i for i, n in Counter(row[key] for row in self._tables.rows(name, [key])).items() if n > 1]
         if twice:
-            mend = "rebuild" if name == "procedures" else "export` and, into a fresh MEMP_HOME, `memp-mcp import"
-            yield f"{len(twice)} ids are in {name} more than once, such as {twice[0]}. Run `memp-mcp {mend}`."
+            yield f"{len(twice)} ids are in {name} more than once, such as {twice[0]}. {_MEND}"
 
     def _stale_rows(self) -> Iterator[str]:
-        heads, behind = self._behind()
+        _, behind = self._behind()
         if behind:
-            yield f"{len(behind)} procedures are shown in an old revision: {_some(behind)}. Run `memp-mcp rebuild`."
-        strays = {row["id"] for row in self._tables.rows("procedures", ["id"])} - heads.keys()
-        if strays:
-            yield f"{len(strays)} procedures have no history: {_some(strays)}. Run `memp-mcp rebuild`, or forget them."
+            yield f"{len(behind)} procedures are shown in an old revision: {_some(behind)}. {_MEND}"
+        if strays := self.strays():
+            yield f"{len(strays)} procedures have no history, as if half forgotten: {_some(strays)}. {_MEND}"
 
     def _loose_ends(self) -> Iterator[str]:
         unfinished = self.unfinished()
         if unfinished:
             yield (
                 f"{len(unfinished)} trajectories were stored by a process that died before it learnt from them: "
-                f"{_some(unfinished)}. Record them again, or run `memp-mcp rebuild`."
+                f"{_some(unfinished)}. Record them again, or run `memp-mcp repair`."
             )
         if self._meta().pending:
-            yield "Re-embedding was interrupted: recall uses words alone. Run `memp-mcp rebuild --embed`."
+            yield f"Re-embedding was interrupted: recall uses words alone. {_MEND}"
         elif self.embedder and (bare := self.without_vectors()):
-            yield f"{len(bare)} procedures have no vector: {_some(p.id for p in bare)}. Run `memp-mcp rebuild --embed`."
+            yield f"{len(bare)} procedures have no vector: {_some(p.id for p in bare)}. {_MEND}"
 
     def _index_problems(self, name: TableName) -> Iterator[str]:
-        indexed = self._tables.indexed(name)
-        for column in SEARCHED[name]:
-            try:
-                self._tables.matching(name, "the task", column, ["body"], where="true", limit=1)
-                sound = column in indexed
-            except StoreDamaged:
-                sound = False
-            if not sound:
-                yield f"The full-text index {name}.{column} cannot be used. Run `memp-mcp compact`, which rebuilds it."
+        if broken := self._tables.broken_indexes(name):
+            yield f"The indexes of {name} on {', '.join(broken)} cannot be used. {_MEND}"
 
     # --- how
 
     @contextmanager
-    def _writing(self, *, settle: bool = True) -> Iterator[_Meta]:
+    def _writing(self, *, settle: bool = True, tallied: bool = True) -> Iterator[_Meta]:
         """The one place where something is written: alone, durably, in a memory that is still the one opened.
 
-        Without *settle* it is not durable before the next write, or `_settle_later`.
+        Without *settle* it is not durable before the next write, or `_settle_later`; without *tallied* the events need
+        not be readable.
         """
         if not self._turn.acquire(timeout=self._lock_timeout):
             raise self._busy()
         try:
-            with explained(self.directory), self._locked(), self._tally.kept():
+            with explained(self.directory), self._locked(), self._tally.kept() if tallied else nullcontext():
                 meta = self._meta()
                 yield meta
                 if settle:
@@ -870,6 +899,13 @@ class Store:
         chunks = _chunks(ids, _BATCH)
         return [row for chunk in chunks for row in self._tables.rows(name, columns, where=one_of(key, chunk))]
 
+    def _rows_whatever(self, name: TableName, columns: Sequence[str], ids: Collection[str], key: str) -> list[Row]:
+        """The rows of these ids, by a scan where the index is damaged: whatever can be read is to be saved."""
+        try:
+            return self._rows_by_id(name, columns, ids, key=key)
+        except StoreDamaged:
+            return self._rows_by_id(name, columns, ids, key=f"concat({key}, '')")  # no index knows that
+
     def _newest(self, where: str, limit: int, offset: int = 0) -> list[Procedure]:
         # sorted here: LanceDB's own ordering fails on columns that are not selected, and then not always
         keys = self._tables.rows("procedures", ["created_at", "id"], where=where)
@@ -883,7 +919,7 @@ class Store:
         rows = self._tables.rows(name, [*{*order, key}])
         keys = [row[key] for row in sorted(rows, key=lambda row: tuple(row[c] for c in order))]
         for chunk in _chunks(dict.fromkeys(keys), size):
-            bodies = {r[key]: r for r in self._rows_by_id(name, [key, "body"], chunk, key=key)}
+            bodies = {r[key]: r for r in self._rows_whatever(name, [key, "body"], chunk, key)}
             yield from self._parsed(kind, [bodies[k] for k in chunk if k in bodies])
 
     def _parsed(self, kind: type[_V], rows: Iterable[Row]) -> list[_V]:

@@ -56,10 +56,14 @@ INDEXED_FROM = 1_000
 _UNINDEXED = 500
 _UNINDEXED_SHARE = 0.05
 """Rows, and share of them, that a search may have to scan beside an index before it is brought up to date."""
+_SEGMENTS = 8
+"""Of a vector index. Bringing it up to date adds one, and compaction merges no fragments across them."""
 _NPROBES = 64
 """Parts of a vector index, of about 8,000 rows each, that a search looks at: all of them up to half a million rows."""
 _REFINE = 5
 """A vector index keeps one bit a dimension; so many times more rows than asked for are compared by their vectors."""
+_READ_AT_ONCE = 500
+"""Rows, when a whole table is read to see whether it can be."""
 _HINT = "latest_version_hint.json"
 _UNFINISHED = ".tmp"
 """What LanceDB's name of a file begins with until it is whole."""
@@ -230,12 +234,15 @@ class Tables:
         directory: Path | str,
         *,
         indexed_from: int = INDEXED_FROM,
+        max_floats: int = 0,
         metadata_cache: int = 4 << 20,
         seen_after: timedelta = timedelta(0),
     ) -> None:
+        """Open them; vectors of up to *max_floats* numbers in all are scanned, and need no index."""
         self._directory = directory
         """Where they are; a text is the URI of an object storage, for `bucket.BucketTables`."""
         self._indexed_from = indexed_from
+        self._max_floats = max_floats
         self._opened: dict[TableName, Table] = {}
         self._synced: dict[TableName, set[str]] = {}
         self._touched: set[TableName] = set()
@@ -286,7 +293,10 @@ class Tables:
         schema = self._read("procedures", lambda t: t.schema)
         if "vector" not in schema.names or not self._read("procedures", lambda t: t.count_rows("vector IS NOT NULL")):
             return {}
-        kind = IvfSq if schema.field("vector").type.list_size % 8 else IvfRq  # RQ packs bits into bytes
+        dimension = schema.field("vector").type.list_size
+        if 2 * dimension * self.count("procedures") <= self._max_floats and "vector" not in self.indexed("procedures"):
+            return {}
+        kind = IvfSq if dimension % 8 else IvfRq  # RQ packs bits into bytes
         return {column: kind(distance_type=metric) for column, metric in METRICS.items()}
 
     def columns(self, name: TableName) -> list[str]:
@@ -507,11 +517,15 @@ class Tables:
         indexes = self._read(name, lambda t: t.list_indices())
         return {column: i.num_unindexed_rows for i in indexes for column in i.columns}
 
+    def _in_many_segments(self, name: TableName) -> set[str]:
+        indexes = self._read(name, lambda t: t.list_indices())
+        return {column for i in indexes for column in i.columns if i.num_segments > _SEGMENTS}
+
     def _tidy(self, name: TableName) -> None:
         try:
-            scanned, half = self._scanned(name), self.count(name) / 2
+            scanned, half, many = self._scanned(name), self.count(name) / 2, self._in_many_segments(name)
             # Bringing one up to date keeps the parts that it was divided into when there were fewer rows.
-            self.index(name, only={c for c in self._wanted(name) if scanned.get(c, half) >= half})
+            self.index(name, only={c for c in self._wanted(name) if c in many or scanned.get(c, half) >= half})
             self._compact(name, _KEEP)
             lean.give_back()
         except RuntimeError as error:  # what was asked for is written and safe; the next write tries this again
@@ -538,6 +552,70 @@ class Tables:
                 sync_folder(Path(folder))
             files |= here
         self._synced[name] = files
+
+    # --- damage
+
+    def broken_indexes(self, name: TableName) -> list[str]:
+        """Columns whose index cannot be read, or is missing though every memory has it."""
+        there = self.indexed(name)
+        return [
+            *(c for c in SEARCHED.get(name, ()) if c not in there),
+            *(c for c in sorted(there) if not self._usable(name, c)),
+        ]
+
+    def _usable(self, name: TableName, column: str) -> bool:
+        key = SCHEMAS[name].names[0]
+        try:
+            if column in SEARCHED.get(name, ()):
+                self.matching(name, "the task", column, [key], where="true", limit=1)
+            elif column in METRICS:
+                field = self._read(name, lambda t: t.schema.field(column))
+                self.nearest([1.0] * field.type.list_size, column, [key], where="true", limit=1)  # type: ignore[arg-type] # METRICS holds no other
+            else:
+                self.rows(name, [key], where=f"{column} >= ''")  # all of the index
+        except StoreDamaged:
+            return False
+        return True
+
+    def manifests(self, name: TableName) -> list[Path]:
+        """What describes each version that is still kept, the latest first."""
+        # LanceDB counts down in their names, so that the latest is the first in a listing
+        return sorted(Path(entry.path) for entry in self._manifests(name)) if self.exists(name) else []
+
+    def reopen(self, name: TableName) -> None:
+        """Look at the table anew: its files were changed by other means."""
+        self._opened.pop(name, None)
+
+    def unreadable(self, name: TableName) -> str:
+        """Why not all rows can be read, whatever the indexes; empty when all can."""
+        try:
+            for batch in self._read(name, lambda t: t.search().to_batches(_READ_AT_ONCE)):
+                del batch
+        except (RuntimeError, OSError, ValueError) as error:  # while it is read, which is later than _read explains
+            return _first_line(str(error))
+        except StoreDamaged as error:
+            return _first_line(str(error.__cause__))
+        return ""
+
+    def salvaged(self, name: TableName, version: int | None = None) -> Iterator[tuple[int, list[Row], bool]]:
+        """The fragments of a version, by default the latest: number, the rows that can be read, whether all can."""
+        with explained(self._directory):
+            table = self._db.open_table(name)
+            if version is not None:
+                table.checkout(version)
+            longest = table.stats()["fragment_stats"]["lengths"]["max"]
+            for number in range(table.version + 1):  # a commit adds one at most
+                rows, sound = _fragment(table, number << 32, longest)
+                if rows or not sound:
+                    yield number, rows, sound
+
+    def kept_versions(self, name: TableName) -> list[int]:
+        """Numbers of the versions that are still kept, the latest first."""
+        return sorted((int(v["version"]) for v in self._read(name, lambda t: t.list_versions())), reverse=True)
+
+    def drop_fragment(self, name: TableName, number: int) -> None:
+        """Take a fragment out of the table, readable or not."""
+        self._write(name, lambda t: t.delete(f"_rowid >= {number << 32} AND _rowid < {(number + 1) << 32}"))
 
     # --- how
 
@@ -603,6 +681,22 @@ class Control:
         """Drop the versions that nobody needs."""
         with explained(self._location):
             self._table.optimize(cleanup_older_than=keep)
+
+
+def _fragment(table: Table, first: int, longest: int) -> tuple[list[Row], bool]:
+    """The rows of a fragment, which are numbered from *first* on, as far as they can be read; whether all can."""
+    rows: list[Row] = []
+    sound = True
+    for start in range(first, first + longest, _READ_AT_ONCE):
+        try:
+            found = table.take_row_ids(list(range(start, start + _READ_AT_ONCE))).to_list()
+        except (RuntimeError, OSError, ValueError):
+            sound = False
+            continue
+        rows += found
+        if sound and not found:
+            break
+    return rows, sound
 
 
 def sync_file(path: Path) -> None:

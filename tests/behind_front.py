@@ -1,8 +1,9 @@
-"""The stand-in server behind the front on stdio: ``python behind_front.py CATALOGUE [--broken]``."""
+"""The stand-in server behind the front on stdio: ``python behind_front.py CATALOGUE [--broken | --endless]``."""
 
 from __future__ import annotations
 
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -23,4 +24,13 @@ def broken() -> Serve:
     raise RuntimeError("the model file is gone")
 
 
-serve_stdio(broken if "--broken" in sys.argv else load, Path(sys.argv[1]))
+def endless() -> Serve:
+    """Load and load."""
+    sys.stderr.write("loading\n")
+    sys.stderr.flush()
+    threading.Event().wait()
+    raise AssertionError
+
+
+LOADS = {"--broken": broken, "--endless": endless}
+serve_stdio(LOADS.get(sys.argv[-1], load), Path(sys.argv[1]))

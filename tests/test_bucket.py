@@ -24,6 +24,7 @@ from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import BadInput, StoreBusy, StoreError
 from memp_mcp.memory import Memory
 from memp_mcp.models import Commit
+from memp_mcp.repair import repair
 from memp_mcp.settings import Settings
 from memp_mcp.tables import version_row
 
@@ -201,6 +202,7 @@ def test_what_one_machine_records_another_recalls(uri: str, tmp_path: Path, embe
     other.forget(found.procedure.id)
     assert not one.recall("sweep the floor").matches
     assert one.store.check() == []
+    assert repair(other).done == ()
 
 
 def test_a_memory_moves_between_a_directory_and_a_bucket(

@@ -385,11 +385,33 @@ def test_a_damaged_table_is_told_exported_around_and_mended(shell: Shell, proced
         file.write_bytes(b"")
 
     assert "memp-mcp doctor" in shell.error("search", "publish the shop")
-    assert "memp-mcp rebuild" in shell.run("doctor", code=4)
+    assert "memp-mcp repair" in shell.run("doctor", code=4)
     assert procedure_id in shell.run("export")
-    assert "1 current" in shell.run("rebuild", "--embed")
+    assert "written again from their history" in shell.run("repair")
     assert "sound" in shell.run("doctor")
+    assert "nothing to mend" in shell.run("repair")
     assert procedure_id in shell.run("search", "publish the shop")
+
+
+def test_what_cannot_be_mended_is_left_and_said(shell: Shell, procedure_id: str) -> None:
+    assert procedure_id
+    for file in (shell.home / "events.lance" / "_versions").iterdir():
+        file.write_bytes(b"")
+
+    assert "The table events cannot be read" in shell.run("repair", code=4)
+
+
+def test_a_backup_is_one_command_and_so_is_its_restoration(shell: Shell, procedure_id: str, tmp_path: Path) -> None:
+    exported = shell.run("export").splitlines()[1:]
+
+    assert "read back" in shell.run("backup", str(tmp_path / "memory.jsonl.gz"))
+    assert "is there already" in shell.error("backup", str(tmp_path / "memory.jsonl.gz"))
+    file = shell.data("backup", str(tmp_path), "--keep", "1")["file"]
+
+    elsewhere = ("--home", str(tmp_path / "elsewhere"))
+    shell.run("import", file, *elsewhere)
+    assert shell.run("export", *elsewhere).splitlines()[1:] == exported
+    assert procedure_id in shell.run("search", "publish the shop", *elsewhere)
 
 
 def test_a_command_in_a_process_of_its_own_prints_data_alone_on_stdout(program: Program, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_an_unreadable_table_is_refused_and_can_still_be_opened_to_save_the_rest
     salvaged = Store.open(store.directory, salvage=True)
     assert list(salvaged.all_trajectories()) == [told]
     assert list(salvaged.all_revisions()) == [made]
-    assert [p for p in salvaged.check() if "The table events cannot be read" in p and "memp-mcp export" in p]
+    assert [p for p in salvaged.check() if "The table events cannot be read" in p and "memp-mcp repair" in p]
 
 
 def break_table(store: Store, name: str) -> None:
@@ -1003,7 +1003,7 @@ def test_an_unreadable_table_of_current_rows_is_made_anew(store: Store, *, embed
     _, made = learnt(store)
     break_table(store, "procedures")
     salvaged = Store.open(store.directory, salvage=True)
-    assert [p for p in salvaged.check() if "procedures cannot be read" in p and "memp-mcp rebuild" in p]
+    assert [p for p in salvaged.check() if "procedures cannot be read" in p and "memp-mcp repair" in p]
     assert salvaged.rebuild_current() == 1
     again = Store.open(store.directory)
     assert again.procedure(made.id) == made
@@ -1044,11 +1044,10 @@ def test_duplicates_and_lost_indexes_are_reported_with_their_mending(store: Stor
     table = store._tables._table("procedures")
     table.add(table.search().to_arrow())
     table.drop_index("doc_idx")
-    problems = "\n".join(store.check())
-    assert f"1 ids are in procedures more than once, such as {made.id}. Run `memp-mcp rebuild`." in problems
-    assert "procedures.doc cannot be used. Run `memp-mcp compact`" in problems
-    assert store.rebuild_current() == 1
+    assert store.check() == ["The indexes of procedures on doc cannot be used. Run `memp-mcp repair`."]
     store.compact()
+    assert store.check() == [f"1 ids are in procedures more than once, such as {made.id}. Run `memp-mcp repair`."]
+    assert store.rebuild_current() == 1
     assert store.check() == []
     events = store._tables._table("events")
     events.add(events.search().to_arrow())
@@ -1061,7 +1060,7 @@ def test_a_destroyed_index_is_reported_and_rebuilt(store: Store) -> None:
     for file in (store.directory / "trajectories.lance" / "_indices").rglob("*.lance"):
         file.write_bytes(b"")
     again = Store.open(store.directory)
-    assert any("trajectories.task cannot be used" in p for p in again.check())
+    assert any("trajectories on task cannot be used" in p for p in again.check())
     again.compact()
     assert again.check() == []
 

@@ -255,6 +255,23 @@ def test_a_client_that_hangs_up_during_a_call_ends_the_server(start: Starter) ->
     assert (program.exit_code(), program.complaints()) == (0, "")
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="there nobody can tell before the rest is read")
+def test_a_client_that_hangs_up_does_not_wait_for_a_server_that_loads_for_its_call(start: Starter) -> None:
+    program = start.stand_in("--endless")
+    program.ask(initialize())
+    program.say(CALL, CALL)
+    assert program.log.get(timeout=SECONDS) == b"loading\n"
+    program.hang_up()
+    assert (program.exit_code(), program.complaints()) == (0, "")
+
+
+def test_a_client_that_hangs_up_does_not_leave_a_server_that_is_busy(start: Starter) -> None:
+    program = start.stand_in()
+    _busy(program)
+    program.hang_up()
+    assert (program.exit_code(), program.complaints()) == (0, "")
+
+
 def _answered(program: Program) -> None:
     program.ask(initialize())
 

@@ -1,0 +1,441 @@
+"""The clients that this memory joins: where each keeps its configuration, and what stands in it. Texts → texts.
+
+Two parts are put in: the **server**, an entry that starts ``memp-mcp``, and where a client runs commands at events, the
+**hooks**. Sources, read in November 2026; what is marked (run) was also done with the real client on Linux:
+
+- Claude Code 2.1 (run): `claude mcp add --scope user` writes ``mcpServers`` of ~/.claude.json, with CLAUDE_CONFIG_DIR
+  that folder's .claude.json; hooks are in settings.json of ~/.claude (code.claude.com/docs/en/hooks). PostToolUse
+  follows success alone, PostToolUseFailure a command that fails.
+- Claude Desktop: claude_desktop_config.json in ~/Library/Application Support/Claude, %APPDATA%/Claude
+  (modelcontextprotocol.io/docs/develop/connect-local-servers), ~/.config/Claude on Linux (a beta); the packages of the
+  Windows Store keep it below %LOCALAPPDATA%.
+- Codex 0.169 (run): ``mcp_servers`` of config.toml and hooks.json in ~/.codex or CODEX_HOME
+  (developers.openai.com/codex/hooks). A person has to trust the hooks once.
+- Qwen Code 0.24 (run): settings.json in ~/.qwen or QWEN_HOME holds both (qwenlm.github.io/qwen-code-docs).
+- Gemini CLI 0.61 (run): settings.json in .gemini of the home directory or GEMINI_CLI_HOME holds both; its events have
+  names of their own (geminicli.com/docs/hooks/reference).
+- Cursor: ~/.cursor/mcp.json (cursor.com/docs/mcp).
+- VS Code: mcp.json in the folder User of its profile, ``servers`` with a type
+  (code.visualstudio.com/docs/copilot/reference/mcp-configuration).
+- Windsurf: ~/.codeium/windsurf/mcp_config.json (docs.windsurf.com/windsurf/cascade/mcp).
+- Zed: ``context_servers`` of settings.json in ~/.config/zed, XDG_CONFIG_HOME/zed on Linux, %APPDATA%/Zed
+  (zed.dev/docs/configuring-zed, zed.dev/docs/ai/mcp).
+- opencode 1.18 (run): ``mcp`` of opencode.json or .jsonc in ~/.config/opencode or XDG_CONFIG_HOME/opencode; version 2
+  reads the same (opencode.ai/docs/config, opencode.ai/docs/migrate-v1).
+
+What the clients call themselves over MCP is from real sessions of those that are marked, else from
+github.com/apify/mcp-client-capabilities. Windows and macOS were not tried.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from memp_mcp import json_edit, toml_edit
+from memp_mcp.errors import BadInput
+
+Part = Literal["server", "hooks"]
+Entry = dict[str, Any]
+
+NAME = "memp"
+_OURS = re.compile(r"""memp[-_]mcp(?:\.exe)?["']?\s+hook\s+\w+\s+--client\s""")
+
+
+class Host(NamedTuple):
+    """The machine as the clients see it: its environment, and `sys.platform`."""
+
+    environ: Mapping[str, str]
+    platform: str
+
+    def home(self, *below: str) -> Path:
+        """The home directory, or what is below it."""
+        name = "USERPROFILE" if self.platform == "win32" else "HOME"
+        return Path(self.environ.get(name) or Path.home(), *below)
+
+    def named(self, *variables: str, otherwise: Path) -> Path:
+        """The directory that the first set variable names."""
+        named = next((self.environ[v] for v in variables if self.environ.get(v, "").strip()), "")
+        return self.home(*Path(named).parts[1:]) if named.startswith("~") else Path(named or otherwise)
+
+    def config(self) -> Path:
+        """Where programs without a window keep their configuration, also on macOS."""
+        return self.named("XDG_CONFIG_HOME", otherwise=self.home(".config"))
+
+    def app_data(self) -> Path:
+        """Where programs with a window keep theirs."""
+        if self.platform == "win32":
+            return self.named("APPDATA", otherwise=self.home("AppData", "Roaming"))
+        return self.home("Library", "Application Support") if self.platform == "darwin" else self.config()
+
+
+class Command(NamedTuple):
+    """How this program is started, and the directory of its memory where that is not the usual one."""
+
+    words: tuple[str, ...]
+    home: str = ""
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What has to be set when it is started."""
+        return {"MEMP_HOME": self.home} if self.home else {}
+
+    def hook(self, client: str, event: str, platform: str) -> str:
+        """The line for a shell that tells this program of an event.
+
+        Whatever becomes of the program, the line succeeds: to the clients, status 2 means to block what the user asked
+        (seen in Codex), and that is how Python, argparse and uv end when they cannot start. On Windows it is for cmd
+        and for the bash that Claude Code uses there, and has no such end, since older PowerShells know none.
+        """
+        words = [*self.words, "hook", event, "--client", client, *(("--home", self.home) if self.home else ())]
+        if platform != "win32":
+            return f"{shlex.join(words)} || true"
+        return subprocess.list2cmdline([word.replace("\\", "/") for word in words])
+
+
+class Client(NamedTuple):
+    """One client.
+
+    *folder* tells that it is there, and so does the *program*; *server* is the file with the entry, which stands at
+    *path*; *names* are what it calls itself, or how that begins, in lower case; *hooks* is the file with the hooks.
+    """
+
+    title: str
+    program: str
+    folder: Callable[[Host], Path]
+    server: Callable[[Host], Path]
+    path: tuple[str, ...]
+    entry: Callable[[Command], Entry]
+    names: tuple[str, ...]
+    hooks: Callable[[Host], Path] | None = None
+    events: tuple[str, ...] = ()
+    advice: str = ""
+
+
+class Found(NamedTuple):
+    """What a client's configuration has of this program: the entry of the server, and the hook of each event."""
+
+    entry: Any
+    hooks: Mapping[str, str]
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The words that the entry starts."""
+        entry = self.entry if isinstance(self.entry, dict) else {}
+        command = entry.get("command", "")
+        words = command if isinstance(command, list) else [command, *(entry.get("args") or [])]
+        return tuple(str(word) for word in words if word)
+
+    @property
+    def home(self) -> str:
+        """The directory of the memory that the entry sets, or nothing."""
+        entry = self.entry if isinstance(self.entry, dict) else {}
+        return str((entry.get("env") or entry.get("environment") or {}).get("MEMP_HOME", ""))
+
+
+# -- where --------------------------------------------------------------------------------------------------
+
+
+def _below(folder: Callable[[Host], Path], *names: str) -> Callable[[Host], Path]:
+    return lambda host: folder(host).joinpath(*names)
+
+
+def _claude(host: Host) -> Path:
+    return host.named("CLAUDE_CONFIG_DIR", otherwise=host.home(".claude"))
+
+
+def _claude_server(host: Host) -> Path:
+    return host.named("CLAUDE_CONFIG_DIR", otherwise=host.home()) / ".claude.json"
+
+
+def _claude_desktop(host: Host) -> Path:
+    usual = host.app_data() / "Claude"
+    if host.platform != "win32" or usual.is_dir():
+        return usual
+    local = host.named("LOCALAPPDATA", otherwise=host.home("AppData", "Local"))
+    stores = [*local.glob("Claude-Data/[Cc]laude*"), *local.glob("Packages/Claude_*/LocalCache/Roaming/Claude")]
+    return next(iter(sorted(stores)), usual)
+
+
+def _codex(host: Host) -> Path:
+    return host.named("CODEX_HOME", otherwise=host.home(".codex"))
+
+
+def _qwen(host: Host) -> Path:
+    return host.named("QWEN_HOME", otherwise=host.home(".qwen"))
+
+
+def _gemini(host: Host) -> Path:
+    return host.named("GEMINI_CLI_HOME", otherwise=host.home()) / ".gemini"
+
+
+def _cursor(host: Host) -> Path:
+    return host.home(".cursor")
+
+
+def _vscode(host: Host) -> Path:
+    portable = host.environ.get("VSCODE_PORTABLE", "")
+    return Path(portable) / "user-data" if portable else host.app_data() / "Code"
+
+
+def _windsurf(host: Host) -> Path:
+    return host.home(".codeium", "windsurf")
+
+
+def _zed(host: Host) -> Path:
+    if host.platform == "win32":
+        return host.app_data() / "Zed"
+    return (host.home(".config") if host.platform == "darwin" else host.config()) / "zed"
+
+
+def _opencode(host: Host) -> Path:
+    return host.config() / "opencode"
+
+
+def _opencode_server(host: Host) -> Path:
+    commented = _opencode(host) / "opencode.jsonc"
+    return commented if commented.exists() else commented.with_suffix(".json")
+
+
+# -- what ---------------------------------------------------------------------------------------------------
+
+
+def _usual(command: Command, **more: str) -> Entry:
+    entry = {**more, "command": command.words[0], "args": list(command.words[1:])}
+    return {**entry, "env": command.environment} if command.environment else entry
+
+
+def _of_opencode(command: Command) -> Entry:
+    entry: Entry = {"type": "local", "command": list(command.words)}
+    return {**entry, "environment": command.environment} if command.environment else entry
+
+
+_SERVERS = ("mcpServers", NAME)
+_typed = partial(_usual, type="stdio")
+_LIFE = ("SessionStart", "UserPromptSubmit", "PostToolUse", "Stop", "SessionEnd")
+
+CLIENTS: Mapping[str, Client] = {
+    "claude-code": Client(
+        "Claude Code",
+        "claude",
+        _claude,
+        _claude_server,
+        _SERVERS,
+        _typed,
+        ("claude-code",),
+        hooks=_below(_claude, "settings.json"),
+        events=("SessionStart", "UserPromptSubmit", "PostToolUseFailure", "Stop", "SessionEnd"),
+    ),
+    "claude-desktop": Client(
+        "Claude Desktop",
+        "claude-desktop",
+        _claude_desktop,
+        _below(_claude_desktop, "claude_desktop_config.json"),
+        _SERVERS,
+        _usual,
+        ("claude-ai", "claude-desktop"),
+    ),
+    "codex": Client(
+        "Codex",
+        "codex",
+        _codex,
+        _below(_codex, "config.toml"),
+        ("mcp_servers", NAME),
+        _usual,
+        ("codex",),
+        hooks=_below(_codex, "hooks.json"),
+        events=_LIFE,
+        advice="Codex runs hooks only once you have trusted them: start it, and say so under /hooks.",
+    ),
+    "qwen-code": Client(
+        "Qwen Code",
+        "qwen",
+        _qwen,
+        _below(_qwen, "settings.json"),
+        _SERVERS,
+        _usual,
+        ("qwen-",),
+        hooks=_below(_qwen, "settings.json"),
+        events=("SessionStart", "UserPromptSubmit", "PostToolUse", "PostToolUseFailure", "Stop", "SessionEnd"),
+    ),
+    "gemini-cli": Client(
+        "Gemini CLI",
+        "gemini",
+        _gemini,
+        _below(_gemini, "settings.json"),
+        _SERVERS,
+        _usual,
+        ("gemini-cli",),
+        hooks=_below(_gemini, "settings.json"),
+        events=("SessionStart", "BeforeAgent", "AfterTool", "AfterAgent", "SessionEnd"),
+    ),
+    "cursor": Client("Cursor", "cursor", _cursor, _below(_cursor, "mcp.json"), _SERVERS, _usual, ("cursor",)),
+    "vscode": Client(
+        "VS Code",
+        "code",
+        _vscode,
+        _below(_vscode, "User", "mcp.json"),
+        ("servers", NAME),
+        _typed,
+        ("visual studio code", "vscode"),
+    ),
+    "windsurf": Client(
+        "Windsurf", "windsurf", _windsurf, _below(_windsurf, "mcp_config.json"), _SERVERS, _usual, ("windsurf",)
+    ),
+    "zed": Client("Zed", "zed", _zed, _below(_zed, "settings.json"), ("context_servers", NAME), _usual, ("zed",)),
+    "opencode": Client("opencode", "opencode", _opencode, _opencode_server, ("mcp", NAME), _of_opencode, ("opencode",)),
+}
+
+
+def known_as(name: str) -> str:
+    """The client that calls itself *name* over MCP; nothing if it is none of these."""
+    own = name.lower()
+    return next((client for client, known in CLIENTS.items() if own.startswith(known.names)), "")
+
+
+# -- edits --------------------------------------------------------------------------------------------------
+
+
+def parts(client: str, host: Host) -> dict[Path, tuple[Part, ...]]:
+    """The files of a client's configuration, and what each of them gets."""
+    known = CLIENTS[client]
+    files: dict[Path, tuple[Part, ...]] = {known.server(host): ("server",)}
+    if known.hooks is not None:
+        file = known.hooks(host)
+        files[file] = (*files.get(file, ()), "hooks")
+    return files
+
+
+def find(client: str, file: Path, text: str, wanted: Sequence[Part]) -> Found:
+    """What a file of a client's configuration has of this program.
+
+    Raises:
+        BadInput: the text cannot be read.
+    """
+    data = _read(file, text)
+    entry = _at(data, CLIENTS[client].path) if "server" in wanted else None
+    hooks = {event: line for event, _, line in _own_hooks(data)} if "hooks" in wanted else {}
+    return Found(entry, hooks)
+
+
+def put(client: str, file: Path, text: str, found: Found) -> str:
+    """Put an entry and hooks into the text of a file; what the entry has besides, and every other hook, stays.
+
+    Raises:
+        BadInput: the text cannot be read, or leaves no room for them.
+    """
+    if found.entry is not None:
+        text = _put_entry(CLIENTS[client].path, file, text, found.entry)
+    if not found.hooks:
+        return text
+    for event, line in reversed(tuple(found.hooks.items())):  # each comes first, so the last to come is on top
+        own = [old for name, _, old in _own_hooks(_read(file, text)) if name == event]
+        if own != [line]:
+            text = json_edit.prepend(_without_hooks(text, event), ("hooks", event), _hook(line))
+    return text
+
+
+def take_out(client: str, file: Path, text: str, wanted: Sequence[Part], before: str | None) -> str:
+    """Take out what `put` has put in.
+
+    *before* is the text as it was then, if that is known. If nothing else has changed since, it is what comes back;
+    else it tells which of the emptied objects and lists had been there.
+
+    Raises:
+        BadInput: the text cannot be read, or the entry cannot be taken out without touching something else.
+    """
+    found = find(client, file, text, wanted)
+    if found.entry is None and not found.hooks:
+        return text
+    if before is not None:
+        with suppress(BadInput):
+            if put(client, file, before, found) == text:
+                return before
+    known = _read(file, before) if before else None
+    if "server" in wanted:
+        text = _drop_entry(CLIENTS[client].path, file, text, known)
+    for event in found.hooks:
+        text = _pruned(_without_hooks(text, event), ("hooks", event), known)
+    return text
+
+
+def wanted_entry(client: str, command: Command, present: Any) -> Entry:
+    """The entry that starts *command*, with whatever else the present one says."""
+    entry = CLIENTS[client].entry(command)
+    if not isinstance(present, dict):
+        return entry
+    both = {
+        k: {**present[k], **v} for k, v in entry.items() if isinstance(v, dict) and isinstance(present.get(k), dict)
+    }
+    return {**present, **entry, **both}
+
+
+def _is_toml(file: Path) -> bool:
+    return file.suffix == ".toml"
+
+
+def _read(file: Path, text: str) -> Any:
+    return toml_edit.read(text) if _is_toml(file) else json_edit.read(text)
+
+
+def _at(data: Any, path: Sequence[json_edit.Key]) -> Any:
+    for key in path:
+        data = data.get(key) if isinstance(data, dict) else None
+    return data
+
+
+def _put_entry(path: tuple[str, ...], file: Path, text: str, entry: Entry) -> str:
+    if _at(_read(file, text), path) == entry:
+        return text
+    return toml_edit.put(text, path, entry) if _is_toml(file) else json_edit.put(text, path, entry)
+
+
+def _drop_entry(path: tuple[str, ...], file: Path, text: str, known: Any) -> str:
+    if _is_toml(file):
+        return toml_edit.drop(text, path)
+    return _pruned(json_edit.drop(text, path), path[:-1], known)
+
+
+def _hook(line: str) -> Entry:
+    return {"hooks": [{"type": "command", "command": line}]}
+
+
+def _own_hooks(data: Any) -> Iterator[tuple[str, tuple[json_edit.Key, ...], str]]:
+    """The hooks that are ours: event, where it stands (with its group, if that holds nothing else), and its line."""
+    for event, groups in _each(_at(data, ("hooks",))):
+        for g, group in _each(groups):
+            hooks = _at(group, ("hooks",))
+            for h, hook in _each(hooks):
+                line = _at(hook, ("command",))
+                if isinstance(line, str) and _OURS.search(line):
+                    yield str(event), ("hooks", event, g, *(("hooks", h) if len(hooks) > 1 else ())), line
+
+
+def _each(value: Any) -> Iterable[tuple[json_edit.Key, Any]]:
+    if isinstance(value, dict):
+        return value.items()
+    return enumerate(value) if isinstance(value, list) else ()
+
+
+def _without_hooks(text: str, event: str) -> str:
+    """The text without our hooks for an event; from the last to the first, since each moves those behind it."""
+    while own := [path for name, path, _ in _own_hooks(json_edit.read(text)) if name == event]:
+        text = json_edit.drop(text, own[-1])
+    return text
+
+
+def _pruned(text: str, path: Sequence[str], known: Any) -> str:
+    """The text without the objects and lists that lead to *path*, where they are empty and were not known before."""
+    data = json_edit.read(text)
+    for depth in range(len(path), 0, -1):
+        if _at(data, path[:depth]) not in ({}, []) or _at(known, path[:depth]) is not None:
+            break
+        text = json_edit.drop(text, path[:depth])
+        data = json_edit.read(text)
+    return text

@@ -1,0 +1,344 @@
+"""Joining the clients of this machine: their files changed and changed back, and what the memory has heard from each.
+
+The clients' own commands (`claude mcp add` and the like) are not run. They know no hooks, cannot show what they would
+do, and do more than asked: Claude Code's gives the machine an id and migrates settings on the way. What they write and
+what is written here are the same to the client, as `tests/test_clients.py` sees with the real ones.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import shutil
+import stat
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+from memp_mcp import clients
+from memp_mcp.clients import CLIENTS, Command, Found, Host, Part
+from memp_mcp.errors import BadInput, StoreError
+from memp_mcp.models import Event, Value
+from memp_mcp.redact import Redactor
+
+_SHOWN_LINE = 300
+_PASSING = ("archive-v", "builds-v", "environments-v")  # the folders in which uv keeps environments for a while
+
+Change = Callable[[str, Path, str, tuple[Part, ...]], str]
+
+
+class FileChange(NamedTuple):
+    """A file of a client as it is and as it is to be; None is no file."""
+
+    client: str
+    file: Path
+    old: str | None
+    new: str | None
+
+    @property
+    def diff(self) -> str:
+        """What changes, as a unified diff with a line of context, without the secrets that stand beside it."""
+        old, new = ((text or "").splitlines() for text in (self.old, self.new))
+        name_old, name_new = (os.devnull if text is None else str(self.file) for text in (self.old, self.new))
+        lines = difflib.unified_diff(old, new, name_old, name_new, lineterm="", n=1)
+        clipped = (line if len(line) <= _SHOWN_LINE else f"{line[:_SHOWN_LINE]}…" for line in lines)
+        return Redactor().text("\n".join(clipped))
+
+
+class ClientState(Value):
+    """What is known of a client that is on this machine."""
+
+    client: str
+    registered: bool = False
+    command: tuple[str, ...] = ()
+    command_found: bool = False
+    hooks: tuple[str, ...] = ()
+    hooks_missing: tuple[str, ...] = ()
+    last_seen: datetime | None = None
+    last_trajectory: str = ""
+    last_recorded: datetime | None = None
+    problem: str = ""
+
+
+# -- the command --------------------------------------------------------------------------------------------
+
+
+def own_command(environ: Mapping[str, str], home: Path | None = None) -> Command:
+    """How a client starts this program: by full paths, since programs with a window do not have the shell's PATH.
+
+    The script that pip, pipx and uv install beside the interpreter; without one, the interpreter with the module, and
+    -P, as the folder that a client starts it in is the user's project, whose files would go before the library's own.
+    An environment of `uvx` does not last, so there it is uvx itself.
+
+    Raises:
+        BadInput: this runs from an environment that does not last, and there is no uvx.
+    """
+    where = str(home.expanduser().absolute()) if home is not None else ""
+    if _passes(Path(sys.prefix)):
+        uv = environ.get("UV", "")
+        uvx = shutil.which("uvx", path=str(Path(uv).parent) if uv else environ.get("PATH"))
+        if uvx is None:
+            raise BadInput(
+                f"This runs from {sys.prefix}, which does not last. Install it first, by `uv tool install memp-mcp` or "
+                "`pipx install memp-mcp`, and let that one join the client."
+            )
+        return Command((uvx, "memp-mcp"), where)
+    script = Path(sysconfig.get_path("scripts")) / ("memp-mcp.exe" if sys.platform == "win32" else "memp-mcp")
+    if script.is_file():
+        return Command((str(script),), where)
+    return Command((sys.executable, "-P", "-m", "memp_mcp"), where)
+
+
+def _passes(environment: Path) -> bool:
+    """Whether an environment is one of `uvx` (seen with uv 0.13) or `pipx run`, which are cleared away some day."""
+    of_pipx_run = "pipx" in environment.parts and "venvs" not in environment.parts
+    return of_pipx_run or any(part.startswith(_PASSING) for part in environment.parts)
+
+
+# -- changes ------------------------------------------------------------------------------------------------
+
+
+def install(names: Iterable[str], command: Command, host: Host, *, hooks: bool) -> list[FileChange]:
+    """The changes that put this program into the configurations of these clients; nothing is written yet.
+
+    The memory stays where a present entry says, unless *command* names a home. Without *hooks*, those that are there
+    are taken out.
+
+    Raises:
+        BadInput: a client is not on this machine, or one of its files cannot be read or changed for certain.
+    """
+    changes: list[FileChange] = []
+    for name in dict.fromkeys(names):
+        _require(name, host)
+        own = command if command.home else command._replace(home=_home_of(name, host))
+        changes += _changes(name, host, partial(_with_it, command=own, host=host, hooks=hooks))
+    return changes
+
+
+def uninstall(names: Iterable[str], host: Host) -> list[FileChange]:
+    """The changes that take this program out of the configurations of these clients; nothing is written yet.
+
+    Raises:
+        BadInput: one of the files cannot be read or changed for certain.
+    """
+    return [change for name in dict.fromkeys(names) for change in _changes(name, host, _without_it)]
+
+
+def carry_out(change: FileChange) -> None:
+    """Write what a change says: all of it or nothing, with the mode that the file has, through a link to its target.
+
+    The file as it was before this program was put in is kept beside it, until it is just so again.
+
+    Raises:
+        BadInput: somebody else has changed the file since it was read.
+        OSError: it cannot be written.
+    """
+    client, file, old, new = change
+    if _text(file) != old:
+        raise BadInput(f"{file} has been changed by somebody else just now. Try again.")
+    if new is None:
+        file.resolve().unlink()
+        return
+    mode = 0o600 if old is None else stat.S_IMODE(file.stat().st_mode)
+    before = _text(_backup(file))
+    if old is not None and (before is None or not _has_it(client, file, old, ("server", "hooks"))):
+        _write(_backup(file), old, mode)
+    _write(file.resolve(), new, mode)
+    if new == before:
+        _backup(file).unlink()
+
+
+def _changes(name: str, host: Host, change: Change) -> list[FileChange]:
+    changes = []
+    for file, wanted in clients.parts(name, host).items():
+        old = _text(file)
+        try:
+            new = change(name, file, old or "", wanted)
+        except BadInput as error:
+            raise BadInput(
+                f"{file} stays as it is: {error}. Put that right and try again, or edit it by hand as the README shows."
+            ) from None
+        made_by_us = new.strip() in {"", "{}"} and not _backup(file).exists()
+        if new != (old or ""):
+            changes.append(FileChange(name, file, old, None if made_by_us else new))
+    return changes
+
+
+def _with_it(
+    client: str, file: Path, text: str, wanted: tuple[Part, ...], *, command: Command, host: Host, hooks: bool
+) -> str:
+    entry, lines = None, {}
+    if "server" in wanted:
+        present = clients.find(client, file, text, wanted).entry
+        entry = clients.wanted_entry(client, command, present)
+    if "hooks" in wanted and hooks:
+        lines = {event: command.hook(client, event, host.platform) for event in CLIENTS[client].events}
+    elif "hooks" in wanted:
+        text = clients.take_out(client, file, text, ("hooks",), _before(client, file, wanted))
+    return clients.put(client, file, text, Found(entry, lines))
+
+
+def _without_it(client: str, file: Path, text: str, wanted: tuple[Part, ...]) -> str:
+    return clients.take_out(client, file, text, wanted, _before(client, file, wanted))
+
+
+def _backup(file: Path) -> Path:
+    return file.with_name(f"{file.name}.before-{clients.NAME}")
+
+
+def _before(client: str, file: Path, wanted: tuple[Part, ...]) -> str | None:
+    """The file as it was before this program was put in, if that was kept and can still be read."""
+    text = _text(_backup(file))
+    with suppress(BadInput):
+        return text if text is None or not _has_it(client, file, text, wanted) else None
+    return None
+
+
+def _has_it(client: str, file: Path, text: str, wanted: tuple[Part, ...]) -> bool:
+    return clients.find(client, file, text, wanted) != Found(None, {})
+
+
+def _home_of(name: str, host: Host) -> str:
+    """The directory of the memory that a client's present entry names."""
+    file, wanted = next(iter(clients.parts(name, host).items()))
+    with suppress(BadInput):
+        return clients.find(name, file, _text(file) or "", wanted).home
+    return ""
+
+
+def _require(name: str, host: Host) -> None:
+    if not is_there(name, host):
+        known = CLIENTS[name]
+        raise BadInput(
+            f"{known.title} is not on this machine: there is neither {known.folder(host)} nor a command "
+            f"`{known.program}`. Start it once, then try again."
+        )
+
+
+def is_there(name: str, host: Host) -> bool:
+    """Whether a client is on this machine: its folder exists, or its command does."""
+    known = CLIENTS[name]
+    return known.folder(host).is_dir() or shutil.which(known.program, path=host.environ.get("PATH", "")) is not None
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError:
+        raise BadInput(f"{file} stays as it is: it is no UTF-8. Save it as that and try again.") from None
+
+
+def _write(file: Path, text: str, mode: int) -> None:
+    """Put a text in the place of a file at once, so that whoever reads it has the one or the other."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            out.write(text.encode("utf-8"))
+            out.flush()
+            os.fsync(out.fileno())
+        Path(name).chmod(mode)
+        Path(name).replace(file)
+    except BaseException as error:
+        Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            error.filename = str(file)  # which a write does not tell, and a user wants to know
+        raise
+
+
+# -- status -------------------------------------------------------------------------------------------------
+
+
+def states(host: Host, directory: Path) -> tuple[list[ClientState], str]:
+    """What is known of each client that is on this machine, and why the memory in *directory* could not be asked."""
+    seen: dict[str, Event] = {}
+    recorded: dict[str, Event] = {}
+    problem = ""
+    try:
+        for event in _events(directory):  # the oldest first
+            name = clients.known_as(event.client)
+            seen[name] = event
+            if event.kind == "recorded":
+                recorded[name] = event
+    except StoreError as error:
+        problem = str(error)
+    return [_state(n, host, seen.get(n), recorded.get(n)) for n in CLIENTS if is_there(n, host)], problem
+
+
+def _events(directory: Path) -> Iterable[Event]:
+    if not (directory / "meta.json").exists():
+        return ()  # to ask a memory that nobody has used yet would make it
+    from memp_mcp.store import Store  # noqa: PLC0415 - imports LanceDB: two seconds
+
+    return Store.open(directory, salvage=True).all_events()
+
+
+def _state(name: str, host: Host, seen: Event | None, recorded: Event | None) -> ClientState:
+    heard = {
+        "last_seen": seen.at if seen else None,
+        "last_trajectory": recorded.trajectory_id if recorded else "",
+        "last_recorded": recorded.at if recorded else None,
+    }
+    try:
+        found = [
+            clients.find(name, file, _text(file) or "", wanted) for file, wanted in clients.parts(name, host).items()
+        ]
+    except (BadInput, OSError) as error:
+        return ClientState(client=name, problem=str(error), **heard)
+    server, hooks = found[0], {event: line for part in found for event, line in part.hooks.items()}
+    program = server.command[0] if server.command else ""
+    return ClientState(
+        client=name,
+        registered=server.entry is not None,
+        command=server.command,
+        command_found=bool(program) and shutil.which(program, path=host.environ.get("PATH", "")) is not None,
+        hooks=tuple(event for event in CLIENTS[name].events if event in hooks),
+        hooks_missing=tuple(event for event in CLIENTS[name].events if event not in hooks),
+        **heard,
+    )
+
+
+COLUMNS = ("client", "registered", "hooks", "last seen", "last trajectory", "command")
+
+
+def row(state: ClientState) -> tuple[str, ...]:
+    """A client's state as a row of a table under `COLUMNS`."""
+    if state.problem:
+        return (state.client, "?", "?", _moment(state.last_seen), state.last_trajectory, state.problem)
+    total = len(state.hooks) + len(state.hooks_missing)
+    some = f"{len(state.hooks)} of {total}" if state.hooks else "off"
+    hooks = "" if not total else "on" if not state.hooks_missing else some
+    command = " ".join(state.command) + ("" if state.command_found or not state.command else " (is not there)")
+    registered = "yes" if state.registered else "no"
+    trajectory = f"{state.last_trajectory} {_moment(state.last_recorded)}".strip()
+    return (state.client, registered, hooks, _moment(state.last_seen), trajectory, command)
+
+
+def _moment(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%d %H:%M}" if at else ""
+
+
+def done(change: FileChange) -> str:
+    """What has been written, and where the file is kept as it was."""
+    if change.new is None:
+        return f"{change.file} is gone, since nothing else was in it"
+    kept = _backup(change.file)
+    return f"{change.file} is written" + (f"; as it was before: {kept.name}" if kept.exists() else "")
+
+
+def advice(changes: Iterable[FileChange], host: Host) -> list[str]:
+    """What is left to do by hand, once this program is in."""
+    lines = [f"Restart {title}." for title in dict.fromkeys(CLIENTS[change.client].title for change in changes)]
+    for client, file, _, _ in changes:
+        known = CLIENTS[client]
+        if known.hooks is not None and known.hooks(host) == file and known.advice:
+            lines.append(known.advice)
+    return lines

@@ -1,0 +1,83 @@
+"""What is wrong with a memory, and how it is mended: nothing is destroyed, and what stays lost is said."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from memp_mcp.archive import embed_again, finish
+from memp_mcp.errors import EmbedderError, MempError
+from memp_mcp.memory import Memory
+from memp_mcp.models import Value
+from memp_mcp.salvage import ASIDE
+from memp_mcp.store import Store
+
+
+class Repaired(Value):
+    """What a repair did, and what is still wrong."""
+
+    done: tuple[str, ...]
+    left: tuple[str, ...]
+
+
+def problems(memory: Memory) -> list[str]:
+    """What is wrong with the memory, in words, each with its cure; empty when it is sound."""
+    found = memory.store.check()
+    try:
+        _, reason = memory.vectorizer.embedder(wait=60)
+    except MempError as error:
+        reason = str(error)
+    return found + ([reason] if reason else [])
+
+
+def repair(memory: Memory) -> Repaired:
+    """Mend what can be mended. What is replaced is kept in the folder ``damaged``; a sound memory stays as it is.
+
+    The memory may have been opened with *salvage*.
+
+    Raises:
+        StoreFull: there is no space for it, or the directory cannot be written.
+        StoreBusy: other processes hold the memory.
+
+    """
+    store = memory.store
+    done = store.mend()
+    unreadable = store.unreadable()
+    if not unreadable.keys() - {"procedures"}:
+        if unreadable:
+            done.append(f"procedures: {store.rebuild_current()} were written again from their history.")
+        done += [*_half_forgotten(memory), *_current(store), *_begun(memory), *_vectors(memory)]
+    return Repaired(done=tuple(done), left=tuple(problems(memory)))
+
+
+def _half_forgotten(memory: Memory) -> Iterator[str]:
+    # A history may have been lost rather than forgotten: then its procedure is still to be read, as long as it can be.
+    for procedure_id in [] if _history_was_damaged(memory) else memory.store.strays():
+        memory.forget(procedure_id)
+        yield f"{procedure_id}: it was half forgotten, and is forgotten now."
+
+
+def _current(store: Store) -> Iterator[str]:
+    if not (store.is_current() or store.strays()):
+        yield f"procedures: {store.rebuild_current()} were written again from their history."
+
+
+def _history_was_damaged(memory: Memory) -> bool:
+    return any(memory.store.directory.glob(f"{ASIDE}/*/procedure_versions.lance"))
+
+
+def _begun(memory: Memory) -> Iterator[str]:
+    """What a process that died has left."""
+    if finished := finish(memory):
+        yield f"{finished} trajectories that nothing had been learnt from were learnt from."
+
+
+def _vectors(memory: Memory) -> Iterator[str]:
+    missing = len(memory.store.without_vectors())
+    try:
+        if memory.store.is_being_embedded():
+            yield f"{embed_again(memory)} procedures were embedded anew, as somebody had begun to do."
+        elif missing and (embedder := memory.vectorizer.embedder(wait=60)[0]):
+            memory.vectorizer.embed_missing(embedder)
+            yield f"{missing} procedures without a vector have one again."
+    except EmbedderError as error:
+        yield str(error)

@@ -1,0 +1,262 @@
+"""A damaged memory: what is wrong is found, what can be mended is mended, and nothing is destroyed by it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from builders import procedure, won
+from conftest import OpenMemory
+
+from memp_mcp.archive import export, import_files
+from memp_mcp.backup import PATTERN, backup
+from memp_mcp.embedder import BackgroundEmbedder
+from memp_mcp.errors import BadInput, StoreDamaged
+from memp_mcp.memory import Memory
+from memp_mcp.models import Commit
+from memp_mcp.repair import problems, repair
+from memp_mcp.settings import Settings
+from memp_mcp.store import Store
+from memp_mcp.tables import TableName
+
+TASKS = [f"{verb} the {thing}" for verb in ("publish", "water", "paint") for thing in ("shop", "garden")]
+
+
+@pytest.fixture
+def lived(open_memory: OpenMemory, tmp_path: Path, embedder: BackgroundEmbedder) -> Memory:
+    """A memory with all indexes, which has been recorded and recalled."""
+    store = Store.open(tmp_path / "memory", indexed_from=3, max_floats=0)
+    return used(Memory(store, embedder, Settings(home=tmp_path / "memory")))
+
+
+def used(memory: Memory) -> Memory:
+    for task in TASKS:
+        memory.record(won(task, f"go and {task}", "check it"))
+    recall = memory.recall(TASKS[0])
+    memory.record(won(f"{TASKS[0]} again", "go", recall_id=recall.id))
+    return memory
+
+
+def salvaged(memory: Memory) -> Memory:
+    """The same memory as another process opens it for repair."""
+    store = Store.open(memory.store.directory, salvage=True, indexed_from=3, max_floats=0)
+    return Memory(store, memory.vectorizer.background, memory.settings)
+
+
+def contents(memory: Memory) -> list[str]:
+    return sorted(list(export(memory))[1:])
+
+
+def files(memory: Memory, name: TableName, folder: str) -> list[Path]:
+    """The table's files there, the oldest first."""
+    found = (memory.store.directory / f"{name}.lance" / folder).rglob("*")
+    return sorted((f for f in found if f.is_file()), key=lambda f: f.stat().st_mtime_ns)
+
+
+def all_bytes(folder: Path) -> set[bytes]:
+    return {f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def test_a_sound_memory_is_left_as_it_is(lived: Memory) -> None:
+    before = contents(lived)
+
+    repaired = repair(salvaged(lived))
+
+    assert (repaired.done, repaired.left) == ((), ())
+    assert contents(lived) == before
+    assert not (lived.store.directory / "damaged").exists()
+
+
+@pytest.mark.parametrize("name", ["events", "procedures", "procedure_versions", "trajectories"])
+def test_broken_indexes_are_found_and_built_anew_and_the_export_does_without_them(
+    lived: Memory, name: TableName
+) -> None:
+    before = contents(lived)
+    for file in files(lived, name, "_indices"):
+        file.write_bytes(b"")
+
+    assert contents(salvaged(lived)) == before
+    assert all("memp-mcp repair" in p and name in p for p in salvaged(lived).store.check())
+    repaired = repair(salvaged(lived))
+
+    assert ["nothing was lost" in line for line in repaired.done] == [True]
+    assert repaired.left == ()
+    assert contents(lived) == before
+    assert salvaged(lived).recall(TASKS[1]).matches
+
+
+@pytest.mark.parametrize("name", ["events", "procedures", "procedure_versions", "trajectories"])
+def test_a_version_that_cannot_be_opened_is_set_aside_for_the_one_before(lived: Memory, name: TableName) -> None:
+    before = set(contents(lived))
+    latest = lived.store._tables.manifests(name)[0]
+    latest.write_bytes(b"torn")
+
+    with pytest.raises(StoreDamaged, match="memp-mcp doctor"):
+        Store.open(lived.store.directory)
+    repaired = repair(salvaged(lived))
+
+    assert "could not be opened" in repaired.done[0]
+    assert repaired.left == ()
+    assert len(before - set(contents(salvaged(lived)))) <= 3  # at most what the last commit wrote
+    assert b"torn" in all_bytes(lived.store.directory / "damaged")
+
+
+@pytest.mark.parametrize("name", ["events", "procedures", "procedure_versions", "trajectories"])
+def test_rows_of_an_unreadable_file_come_back_from_where_else_they_are(lived: Memory, name: TableName) -> None:
+    """A compaction has written them to one file; the versions before it still have them in theirs."""
+    before = set(contents(lived))
+    for _ in range(2):  # the first one brings the indexes up to date, which fragments must be to be merged
+        lived.store._tables._table(name).optimize()
+    files(lived, name, "data")[-1].write_bytes(b"torn")
+
+    assert any(name in p and "cannot be read" in p for p in salvaged(lived).store.check())
+    repaired = repair(salvaged(lived))
+
+    assert repaired.left == ()
+    assert set(contents(salvaged(lived))) == before
+    assert b"torn" in all_bytes(lived.store.directory / "damaged")
+    assert [m.procedure.title for m in salvaged(lived).recall(TASKS[1]).matches][:1] == [TASKS[1]]
+
+
+def test_what_is_in_no_other_file_is_lost_and_said_to_be(memory: Memory) -> None:
+    kept, lost = (memory.record(won(task, f"go and {task}")).trajectory_id for task in TASKS[:2])
+    files(memory, "trajectories", "data")[-1].write_bytes(b"torn")
+
+    repaired = repair(salvaged(memory))
+
+    assert "1 of 2 rows are lost" in repaired.done[0]
+    assert salvaged(memory).store.trajectories([kept, lost]).keys() == {kept}
+
+
+def test_a_lost_history_begins_again_with_what_is_current(lived: Memory) -> None:
+    current = {p.id: p for p in lived.list_procedures()}
+    lived.store.compact()
+    [only] = files(lived, "procedure_versions", "data")
+    only.write_bytes(b"torn")
+
+    repaired = repair(salvaged(lived))
+
+    assert any("current revision in it again" in line for line in repaired.done)
+    assert repaired.left == ()
+    assert {p.id: p for p in salvaged(lived).list_procedures()} == current
+    assert all(salvaged(lived).history(i) == [p] for i, p in current.items())
+
+
+def test_a_table_of_which_no_version_can_be_opened_is_left_for_somebody_who_knows_better(lived: Memory) -> None:
+    for manifest in lived.store._tables.manifests("events"):
+        manifest.write_bytes(b"torn")
+    before = sorted(f.name for f in files(lived, "events", "_versions"))
+
+    repaired = repair(salvaged(lived))
+
+    assert any("events cannot be read" in p for p in repaired.left)
+    assert sorted(f.name for f in files(lived, "events", "_versions")) == before
+
+
+def test_rows_that_are_there_twice_are_there_once_again(lived: Memory) -> None:
+    before = contents(lived)
+    for name in ("events", "trajectories", "procedure_versions", "procedures"):
+        table = lived.store._tables._table(name)
+        table.add(table.search().limit(2).to_arrow())
+    assert len([p for p in salvaged(lived).store.check() if "more than once" in p]) == 4
+
+    assert repair(salvaged(lived)).left == ()
+    assert contents(lived) == before
+    assert salvaged(lived).store.size().rows == {
+        "trajectories": 7,
+        "procedure_versions": len(list(lived.store.all_revisions())),
+        "procedures": len(lived.list_procedures()),
+        "events": len(list(lived.store.all_events())),
+    }
+
+
+def test_what_a_dead_process_has_begun_is_finished(lived: Memory) -> None:
+    made = lived.list_procedures()
+    told = won("feed the cat", "open the tin")
+    lived.store.apply(Commit(op_id="o_dead", trajectory=told))
+    lived.store._tables.delete("events", f"trajectory_id = '{told.id}'")  # it died before its marker,
+    lived.store._tables.delete("procedure_versions", f"procedure_id = '{made[0].id}'")  # in the middle of forgetting,
+    lived.store._tables.delete("procedures", f"id = '{made[1].id}'")  # before it wrote the current row,
+    bare = procedure("without a vector")
+    lived.store.apply(Commit(op_id="o_bare", procedures=(bare,)))  # and before it knew its embedder
+    assert len(salvaged(lived).store.check()) == 4
+
+    repaired = repair(salvaged(lived))
+
+    assert repaired.left == ()
+    again = salvaged(lived)
+    assert again.store.procedure(made[0].id) is None
+    assert again.store.procedure(made[1].id) == made[1]
+    assert again.store.unfinished() == []
+    assert [m.procedure.id for m in again.recall("without a vector").matches][:1] == [bare.id]
+
+
+def test_an_embedding_that_was_broken_off_is_done_again(lived: Memory) -> None:
+    meta = lived.store._meta()
+    lived.store._write_meta(meta.model_copy(update={"pending": meta.embedder}))
+    assert any("interrupted" in p for p in problems(salvaged(lived)))
+
+    repaired = repair(salvaged(lived))
+
+    assert "embedded anew" in repaired.done[0]
+    assert repaired.left == ()
+    assert salvaged(lived).recall(TASKS[0]).found == "hybrid"
+
+
+# --- backup
+
+
+def test_a_backup_restores_to_an_equal_memory(open_memory: OpenMemory, tmp_path: Path) -> None:
+    lived = used(open_memory())  # without an index, which finds what is near, but not always in its order
+    lived.retire(lived.list_procedures()[0].id)
+    done = backup(lived, tmp_path / "memory.jsonl.gz")
+    restored = open_memory("restored")
+
+    import_files(restored, [Path(done.file)])
+
+    assert contents(restored) == contents(lived)
+    assert done.values["trajectory"] == 7
+    ids = [p.id for p in lived.list_procedures()]
+    assert restored.list_procedures() == lived.list_procedures()
+    assert restored.store.counts(ids) == lived.store.counts(ids)
+    assert [restored.history(i) for i in ids] == [lived.history(i) for i in ids]
+    for task in TASKS:
+        one, other = (m.recall(task, limit=5).matches for m in (lived, restored))
+        assert [(m.procedure, m.counts, round(m.score, 4)) for m in one] == [
+            (m.procedure, m.counts.model_copy(update={"recalled": n.counts.recalled}), round(m.score, 4))
+            for m, n in zip(other, one, strict=True)
+        ]
+
+
+def test_a_folder_keeps_the_latest_backups(lived: Memory, tmp_path: Path) -> None:
+    folder = tmp_path / "backups"
+    folder.mkdir()
+    (folder / "mine.jsonl.gz").write_bytes(b"")
+
+    made = [Path(backup(lived, folder, keep=2).file) for _ in range(3)]
+
+    assert sorted(folder.glob(PATTERN)) == made[1:]
+    assert (folder / "mine.jsonl.gz").exists()
+
+
+def test_a_backup_replaces_nothing_and_says_what_it_needs(lived: Memory, tmp_path: Path) -> None:
+    there = tmp_path / "there.gz"
+    there.write_bytes(b"mine")
+    for target, keep, told in (
+        (there, None, "is there already"),
+        (tmp_path / "x.gz", 1, "--keep"),
+        (tmp_path / "x.txt", None, "does not end in .gz"),
+    ):
+        with pytest.raises(BadInput, match=told):
+            backup(lived, target, keep=keep)
+    assert there.read_bytes() == b"mine"
+
+
+def test_a_memory_that_cannot_be_read_has_no_backup_and_leaves_no_half_of_one(lived: Memory, tmp_path: Path) -> None:
+    files(lived, "events", "data")[-1].write_bytes(b"torn")
+    folder = tmp_path / "backups"
+    folder.mkdir()
+
+    with pytest.raises(StoreDamaged, match="memp-mcp repair"):
+        backup(salvaged(lived), folder)
+    assert list(folder.iterdir()) == []
