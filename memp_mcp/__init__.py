@@ -8,6 +8,7 @@ The house, in the order in which a request walks through it; imports run the sam
     hook.py       memp-mcp hook: what the clients' hooks run; asks a running server by local.py, the socket's two ends
     cli.py        argv + environment → Settings → Memory → serve | import | export | show …; the only composer
     demo.py       memp-mcp demo: one agent fails, a second one succeeds, all of it for real
+    web.py        serves it over HTTP: who may come in, request ids, health; team.py rate limits and metrics
     server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
     sessions.py   what a server does at the events of its clients' sessions: recall at a prompt, learn at the end
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
@@ -36,8 +37,10 @@ The house, in the order in which a request walks through it; imports run the sam
     embedder.py   Embedder protocol and the real ones; minilm.py the default one's forward pass, in numpy
     redact.py     secrets out, before anything is stored
     store.py      the memory on disk: lock, commits, recovery; tables.py LanceDB itself, rows, filters and indexes
+    bucket.py     the memory on object storage: the same tables, a lease in the place of the lock
     resident.py   the vectors of a small memory, held by the process; tally.py the counts
     lean.py       what a process does without, of the libraries it loads
+    tokens.py     bearer tokens: made, listed, revoked; kept as hashes
     settings.py   MEMP_* → one frozen Settings
     models.py     Step, Trajectory, Reward, Procedure, Change, Event …
     errors.py     the MempError tree

@@ -30,11 +30,13 @@ from memp_mcp.errors import BadInput, MempError
 from memp_mcp.front import Serve, before_leaving, serve_stdio
 from memp_mcp.models import BuildPolicy, Procedure, RetrievePolicy, Status, UpdatePolicy
 from memp_mcp.settings import Settings
+from memp_mcp.tokens import SCOPES, Tokens
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
     from memp_mcp.clients import Host
+    from memp_mcp.embedder import BackgroundEmbedder
     from memp_mcp.joining import FileChange
     from memp_mcp.memory import Memory
     from memp_mcp.sheets import Sheet
@@ -79,8 +81,9 @@ def compose(settings: Callable[[], Settings]) -> MCPServer[Any]:
 class _Opening:
     """Opens a memory once; tries again after a failure, since the user may have mended what was wrong."""
 
-    def __init__(self, settings: Callable[[], Settings]) -> None:
+    def __init__(self, settings: Callable[[], Settings], embedder: BackgroundEmbedder | None = None) -> None:
         self._settings = settings
+        self._embedder = embedder
         self._memory: Memory | None = None
         self._lock = Lock()
 
@@ -99,7 +102,7 @@ class _Opening:
             if self._memory is None:
                 settings = self._settings()
                 logging.getLogger("memp_mcp").setLevel(settings.log_level)
-                self._memory = Memory.open(settings)
+                self._memory = Memory.open(settings, embedder=self._embedder)
             return self._memory
 
     def _attend(self, memory: Memory) -> None:
@@ -113,13 +116,64 @@ class _Opening:
             logging.getLogger(__name__).warning("hooks are not served: %s", error)
 
 
+class _Namespaces:
+    """One memory for each namespace, each in a directory of its own, opened when it is first asked for."""
+
+    def __init__(self, settings: Settings) -> None:
+        from memp_mcp.embedder import BackgroundEmbedder  # noqa: PLC0415 - imports numpy
+
+        self._settings = settings
+        self._embedder = BackgroundEmbedder(settings.embedder)  # one for all: it is most of what a memory weighs
+        self._openings: dict[str, _Opening] = {}
+        self._lock = Lock()
+
+    def begin(self) -> None:
+        """Open the memory of the empty name ahead of the first call; a failure is told by that call."""
+        self._of("").begin()
+
+    def memory(self, name: str) -> Memory:
+        """The memory of a namespace; that of the empty name is the one in MEMP_HOME itself."""
+        return self._of(name).memory()
+
+    def _of(self, name: str) -> _Opening:
+        with self._lock:
+            if name not in self._openings:
+                settings = self._settings.of_namespace(name)
+                self._openings[name] = _Opening(lambda: settings, self._embedder)
+            return self._openings[name]
+
+    def missing(self) -> str:
+        """What is still to come before calls are answered as well as they can be; empty when nothing is."""
+        self.memory("").store.statuses()
+        return "" if self._embedder.reason != "still loading" else "the embedding model, which is still loading"
+
+
 def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
     if not options.http:
         serve_stdio(lambda: _runner(lambda: settings))
-    from memp_mcp.server import serve_http  # noqa: PLC0415 - imports the SDK
+    from memp_mcp import web  # noqa: PLC0415 - imports the SDK
+    from memp_mcp.server import build_server  # noqa: PLC0415 - as above
 
-    sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}/mcp\n")
-    serve_http(compose(lambda: settings), host=options.host, port=options.port)
+    tokens = Tokens(settings.token_file)
+    door = web.Door(
+        host=options.host,
+        port=options.port,
+        hosts=options.allow_host,
+        origins=options.allow_origin,
+        rate=options.rate,
+        stateless=options.stateless,
+        tokens=tokens if tokens.exist else None,
+    )
+    guard, meters = web.guard(door)
+    memories = _Namespaces(settings)
+    Thread(target=memories.begin, name="open-memory", daemon=True).start()
+    server = build_server(
+        lambda: memories.memory(web.namespace()), verifier=guard.verifier, auth=guard.auth, middleware=[guard]
+    )
+    app = web.application(server, door, ready=memories.missing, meters=meters)
+    asked = "with tokens" if door.tokens else "without tokens, to this machine alone"
+    sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}{web.PATH} {asked}\n")
+    web.serve(app, door)
     return Answer(None, [])
 
 
@@ -140,6 +194,40 @@ def _demo(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: A
 
     run(print)
     return Answer(None, [])
+
+
+# -- tokens -------------------------------------------------------------------------------------------------
+
+
+def _token(options: argparse.Namespace, settings: Settings) -> Answer:
+    tokens = Tokens(settings.token_file)
+    match options.act:
+        case "create":
+            return _token_made(options, tokens)
+        case "revoke":
+            tokens.revoke(options.name)
+            return Answer({"revoked": options.name}, [f"{options.name} lets nobody in any more"])
+        case _:
+            return _token_list(tokens)
+
+
+def _token_made(options: argparse.Namespace, tokens: Tokens) -> Answer:
+    secret = tokens.create(options.name, scope=options.scope, namespace=options.namespace, days=options.days)
+    told = (
+        "This is the only time that it is shown. Clients send it as `Authorization: Bearer …`; a server that runs "
+        "without tokens has to be started again to ask for them."
+    )
+    return Answer({"name": options.name, "token": secret}, [secret, told])
+
+
+def _token_list(tokens: Tokens) -> Answer:
+    found = tokens.all()
+    table = _table("name", "scope", "namespace", "made", "until")
+    for t in found:
+        until = "it is revoked" if t.expires_at is None else f"{t.expires_at:%Y-%m-%d}{' (over)' if t.expired else ''}"
+        table.add_row(t.name, t.scope, t.namespace, f"{t.created_at:%Y-%m-%d}", until)
+    data = [t.model_dump(mode="json", exclude={"sha256"}) for t in found]
+    return Answer(data, [table] if found else ["no tokens"], OK if found else NOTHING)
 
 
 # -- commands -----------------------------------------------------------------------------------------------
@@ -516,12 +604,28 @@ def parser() -> argparse.ArgumentParser:
 def _add_serving(command: AddCommand) -> None:
     serve = command("serve", _serve, "serve MCP on stdio, or with --http on a port")
     serve.add_argument("--http", action="store_true", help="streamable HTTP at /mcp")
-    serve.add_argument("--host", default="127.0.0.1", help="loopback address to listen on")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen on; beyond loopback only with tokens")
     serve.add_argument("--port", type=_number(1, 65_535), default=8765)
+    serve.add_argument("--allow-host", action="append", default=[], metavar="NAME", help="Host header to accept")
+    serve.add_argument("--allow-origin", action="append", default=[], metavar="URL", help="Origin header to accept")
+    serve.add_argument("--rate", help="requests of a token, or of an address without one, such as 600/minute")
+    serve.add_argument("--stateless", action="store_true", help="keep no sessions: for several servers side by side")
+    _add_token(command)
     hook = command("hook", _hook, "what a client's hook runs at an event of its session: recall, record")
     hook.add_argument("event", help="its name: SessionStart, UserPromptSubmit, PostToolUse, Stop, SessionEnd …")
     hook.add_argument("--client", default="", help="claude-code, codex, qwen-code or gemini-cli")
     command("demo", _demo, "watch one agent fail and a second succeed, on a throw-away memory")
+
+
+def _add_token(command: AddCommand) -> None:
+    token = command("token", _token, "make, list or revoke the bearer tokens that serve --http asks for")
+    token.add_argument("act", choices=["create", "list", "revoke"])
+    token.add_argument("name", nargs="?", default="", help="whose token is made or revoked")
+    token.add_argument(
+        "--scope", choices=SCOPES, default="write", help="read: recall; write: record too; admin: forget"
+    )
+    token.add_argument("--namespace", default="", help="a memory of its own for its calls")
+    token.add_argument("--days", type=_number(1), help="how long it is valid; without: until it is revoked")
 
 
 def _add_joining(command: AddCommand) -> None:

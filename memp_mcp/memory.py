@@ -13,6 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple, Self
 
 from memp_mcp import lookup, redact, retrieve, revisions
+from memp_mcp.bucket import BucketStore
 from memp_mcp.embedder import BackgroundEmbedder, Embedder
 from memp_mcp.errors import BadInput, EmbedderError, MempError, StoreError
 from memp_mcp.judge import Rule, load_rules
@@ -151,7 +152,12 @@ class Memory:
                 daily_tokens=settings.llm_daily_tokens,
                 ledger=directory / "llm_tokens.json",
             )
-        store = Store.open(directory, lock_timeout=settings.lock_timeout, salvage=salvage)
+        timeout = settings.lock_timeout
+        store = (
+            BucketStore.connect(settings.store, directory, lock_timeout=timeout, salvage=salvage)
+            if settings.store
+            else Store.open(directory, lock_timeout=timeout, salvage=salvage)
+        )
         return cls(store, embedder, settings, llm=llm, rules=rules)
 
     # -- recall ----------------------------------------------------------------------------------------------
@@ -490,7 +496,7 @@ class Memory:
         _, trouble = self.vectorizer.embedder(wait=0)
         budget = self.llm.budget if self.llm else None
         return Stats(
-            directory=str(self.store.directory),
+            directory=self.store.location,
             size=self.store.size(),
             procedures=self.store.statuses(),
             recalls=len(recalls),

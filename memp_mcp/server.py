@@ -8,20 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
 import anyio.to_thread
 from mcp import MCPError
 from mcp.server import MCPServer
+from mcp.server.auth.provider import TokenVerifier
+from mcp.server.auth.settings import AuthSettings
 from mcp.server.caching import CacheHint
-from mcp.server.context import ServerRequestContext
+from mcp.server.context import ServerMiddleware, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp.server.mcpserver.prompts.base import Message, UserMessage
 from mcp.server.mcpserver.tools import Tool
-from mcp.server.transport_security import TransportSecuritySettings
 from mcp.types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -42,7 +43,7 @@ from memp_mcp import __version__, answers, skill_folders, skills
 from memp_mcp.adjust import CORRECTION_FORM
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory
-from memp_mcp.models import MAX_CHARACTERS, Outcome, Reward, Trajectory
+from memp_mcp.models import Outcome, Reward, Trajectory
 from memp_mcp.reflect import Report
 
 T = TypeVar("T")
@@ -102,12 +103,21 @@ class StepArgument(BaseModel):
     failed: bool | None = None
 
 
-def build_server(memory: Callable[[], Memory]) -> MCPServer[Any]:
+def build_server(
+    memory: Callable[[], Memory],
+    *,
+    verifier: TokenVerifier | None = None,
+    auth: AuthSettings | None = None,
+    middleware: Sequence[ServerMiddleware[Any]] = (),
+) -> MCPServer[Any]:
     """The server over a memory.
 
     Args:
-        memory: Returns the memory, waiting for it where it is still being opened; may raise MempError, which the
-            agent then reads as the result of its call.
+        memory: Returns the memory of the present call, waiting for it where it is still being opened; may raise
+            MempError, which the agent then reads as the result of its call.
+        verifier: Knows the bearer tokens, where HTTP asks for them.
+        auth: How it asks for them; goes with *verifier*.
+        middleware: What each message passes through, the outermost first.
 
     """
     server: MCPServer[Any] = MCPServer(
@@ -119,6 +129,9 @@ def build_server(memory: Callable[[], Memory]) -> MCPServer[Any]:
         tools=_tools(memory),
         extensions=[_Skills(memory)],
         cache_hints={"tools/list": CacheHint(ttl_ms=300_000, scope="public")},
+        token_verifier=verifier,
+        auth=auth,
+        middleware=middleware,
     )
     _add_resources(server, memory)
     _add_prompts(server)
@@ -437,6 +450,7 @@ def _add_prompts(server: MCPServer[Any]) -> None:
     def reflect_on_failure(
         error: Annotated[str, Field(description="The error text, or what was wrong.")] = "",
     ) -> list[Message]:
+        """Find out why what was recalled failed, and correct it."""
         what = f"It failed with: {error}\n\n" if error else ""
         return [
             UserMessage(
@@ -462,35 +476,3 @@ def _add_completion(server: MCPServer[Any], memory: Callable[[], Memory]) -> Non
         except MempError as error:
             raise MCPError(INTERNAL_ERROR, str(error)) from error
         return Completion(values=ids[:100], total=len(ids), has_more=len(ids) > 100)
-
-
-# -- HTTP ---------------------------------------------------------------------------------------------------
-
-
-def serve_http(server: MCPServer[Any], *, host: str, port: int) -> None:
-    """Serve streamable HTTP at /mcp, with Host and Origin checked against *host*.
-
-    Raises:
-        BadInput: *host* is not a loopback address: there is no authentication here; or the port is taken.
-
-    """
-    if host not in {"127.0.0.1", "localhost", "::1"}:
-        raise BadInput(f"{host!r} is not a loopback address, and this server asks nobody who they are. Use 127.0.0.1.")
-    names = ["127.0.0.1", "localhost", "[::1]"]
-    security = TransportSecuritySettings(
-        enable_dns_rebinding_protection=True,
-        allowed_hosts=[f"{n}:{port}" for n in names] + names,
-        allowed_origins=[f"http://{n}:{port}" for n in names] + [f"http://{n}" for n in names],
-    )
-    try:
-        server.run(
-            "streamable-http",
-            host=host,
-            port=port,
-            transport_security=security,
-            max_request_body_size=4 * MAX_CHARACTERS,  # the largest trajectory, in UTF-8
-        )
-    except SystemExit as stopped:  # uvicorn has logged why, and would end the process with a code of its own
-        raise BadInput(
-            f"Nothing can be served on {host}:{port}. Is a server there already? Choose a --port."
-        ) from stopped

@@ -24,6 +24,13 @@ class Settings(BaseModel):
     home: Annotated[Path, Field(description="The directory of the memory: an absolute path, or one from ~.")] = Path(
         "~/.memp"
     )
+    store: Annotated[
+        str,
+        Field(
+            pattern=r"^$|^(s3|gs|az|db)://.+",
+            description="Where a team's tables are: s3://bucket/path (gs, az), or db://name; empty: in HOME.",
+        ),
+    ] = ""
     project: Annotated[str, Field(description="The project of calls that name none; empty: shared by all.")] = ""
     build: Annotated[BuildPolicy, Field(description="What a procedure keeps of a trajectory.")] = "proceduralization"
     retrieve: Annotated[RetrievePolicy, Field(description="How procedures are found for a task.")] = "hybrid"
@@ -63,6 +70,9 @@ class Settings(BaseModel):
     ] = 60.0
     llm_daily_tokens: Annotated[int, Field(ge=0, description="Tokens that the LLM may use in a day (UTC).")] = 200_000
     rules: Annotated[Path | None, Field(description="TOML file of judging rules; HOME/rules.toml if unset.")] = None
+    tokens: Annotated[
+        Path | None, Field(description="File of the bearer tokens for HTTP; HOME/tokens.json if unset.")
+    ] = None
     lock_timeout: Annotated[float, Field(gt=0, description="Seconds to wait for other writers.")] = 30.0
     log_level: Annotated[
         Literal["DEBUG", "INFO", "WARNING", "ERROR"], Field(description="What is logged to stderr.")
@@ -90,6 +100,20 @@ class Settings(BaseModel):
     def directory(self) -> Path:
         """The directory of the memory, with ~ resolved."""
         return self.home.expanduser()
+
+    @property
+    def token_file(self) -> Path:
+        """Where the bearer tokens are kept."""
+        return self.tokens.expanduser() if self.tokens else self.directory / "tokens.json"
+
+    def of_namespace(self, name: str) -> Self:
+        """The settings of a memory of its own under this one; these themselves for the empty name."""
+        if not name:
+            return self
+        if self.store.startswith("db://"):
+            raise BadInput(f"{self.store} has no folders for namespaces. Make tokens without one, or use s3://.")
+        store = self.store and f"{self.store.rstrip('/')}/namespaces/{name}"
+        return self.model_copy(update={"home": self.directory / "namespaces" / name, "store": store})
 
 
 def _field(name: str) -> str:

@@ -10,6 +10,9 @@ from typing import Any, BinaryIO, TextIO
 import anyio
 from mcp.server import MCPServer
 from mcp.server.stdio import stdio_server
+from mcp.shared.message import SessionMessage
+from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError
+from pydantic import ValidationError
 
 from memp_mcp.models import storable
 
@@ -41,12 +44,44 @@ def _joined(line: str) -> str:
     """The line with its surrogates joined to characters, and those left alone replaced by U+FFFD."""
     try:
         message = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line  # not for us to judge: the SDK hears it as it is
     return f"{storable(json.dumps(message, ensure_ascii=False))}\n"
 
 
 async def _serve(application: MCPServer[Any], lines_in: TextIO, lines_out: TextIO) -> None:
     server = application._lowlevel_server  # noqa: SLF001 - run_stdio_async() does the same, but takes no streams
-    async with stdio_server(anyio.wrap_file(lines_in), anyio.wrap_file(lines_out)) as (read_stream, write_stream):
-        await server.run(read_stream, write_stream, server.create_initialization_options())
+    forward, messages = anyio.create_memory_object_stream[SessionMessage | Exception]()
+    async with (
+        stdio_server(anyio.wrap_file(lines_in), anyio.wrap_file(lines_out)) as (read_stream, write_stream),
+        anyio.create_task_group() as tasks,
+    ):
+
+        async def listen() -> None:
+            """Pass on what is a message; answer what is none, which the SDK would drop without a word."""
+            async with forward, read_stream:
+                async for heard in read_stream:
+                    answer = _complaint(heard) if isinstance(heard, ValidationError) else None
+                    if answer:
+                        await write_stream.send(SessionMessage(answer))
+                    elif isinstance(heard, SessionMessage):
+                        await forward.send(heard)
+
+        tasks.start_soon(listen)
+        await server.run(messages, write_stream, server.create_initialization_options())
+
+
+def _complaint(error: ValidationError) -> JSONRPCError | None:
+    """The answer to a line that is no message of JSON-RPC; none to a blank one."""
+    problems = error.errors(include_url=False)
+    if problems[0]["type"] == "json_invalid":
+        if not str(problems[0]["input"]).strip():
+            return None
+        told = ErrorData(code=PARSE_ERROR, message="Parse error: the line is not JSON. One message a line, in UTF-8.")
+        return JSONRPCError(jsonrpc="2.0", id=None, error=told)
+    ids = [p["input"].get("id") for p in problems if isinstance(p["input"], dict)]
+    told = ErrorData(
+        code=INVALID_REQUEST, message="Invalid Request: the line is not one JSON-RPC 2.0 message. There are no batches."
+    )
+    known = next((i for i in ids if isinstance(i, str) or type(i) is int), None)
+    return JSONRPCError(jsonrpc="2.0", id=known, error=told)

@@ -145,7 +145,13 @@ class Store:
     """The memory on disk. Thread-safe; any number of processes may have the same directory open."""
 
     def __init__(
-        self, directory: Path, *, lock_timeout: float, indexed_from: int = INDEXED_FROM, max_floats: int = MAX_FLOATS
+        self,
+        directory: Path,
+        *,
+        lock_timeout: float,
+        indexed_from: int = INDEXED_FROM,
+        max_floats: int = MAX_FLOATS,
+        tables: Tables | None = None,
     ) -> None:
         self.directory = directory
         self.id = ""
@@ -160,7 +166,7 @@ class Store:
             fallback_to_soft=False,  # a soft lock outlives a killed process
         )
         with explained(directory):
-            self._tables = Tables(directory, indexed_from=indexed_from, max_floats=max_floats)
+            self._tables = tables or Tables(directory, indexed_from=indexed_from, max_floats=max_floats)
         self._resident = Resident(self._tables, max_floats=max_floats)
         self._tally = Tally(self._tables)
         self._settling: threading.Timer | None = None
@@ -193,14 +199,23 @@ class Store:
         with explained(directory):
             directory.mkdir(parents=True, exist_ok=True)
         store = cls(directory, lock_timeout=lock_timeout, indexed_from=indexed_from, max_floats=max_floats)
-        if not (directory / "meta.json").exists():
-            store._create()
-        store.id = store._meta().id
+        store._begin(salvage=salvage)
+        return store
+
+    def _begin(self, *, salvage: bool) -> None:
+        """Make the memory where there is none; finish what others have left."""
+        if not self._exists():
+            self._create()
+        self.id = self._meta().id
         if not salvage:
             for name in SCHEMAS:
-                store._tables.count(name)
-            store._catch_up()
-        return store
+                self._tables.count(name)
+            self._catch_up()
+
+    @property
+    def location(self) -> str:
+        """Where the memory is."""
+        return str(self.directory)
 
     # --- embedder
 
@@ -826,11 +841,11 @@ class Store:
 
     def _create(self) -> None:
         with explained(self.directory), self._locked():
-            if (self.directory / "meta.json").exists():
+            if self._exists():
                 return
             if any(self._tables.exists(name) and self._tables.count(name) for name in SCHEMAS):
                 raise StoreDamaged(
-                    f"{self.directory} has tables but no meta.json, which says what wrote them. Put it back from "
+                    f"{self.location} has tables but no meta.json, which says what wrote them. Put it back from "
                     "a copy, or set MEMP_HOME to another directory. Nothing was changed."
                 )
             for name in SCHEMAS:
@@ -838,10 +853,15 @@ class Store:
             self._tables.settle()
             self._write_meta(_Meta(format=FORMAT, id=str(uuid.uuid4()), program=__version__))
 
+    def _exists(self) -> bool:
+        return (self.directory / "meta.json").exists()
+
+    def _meta_text(self) -> str:
+        return (self.directory / "meta.json").read_text("utf-8")
+
     def _meta(self) -> _Meta:
-        path = self.directory / "meta.json"
         with explained(self.directory):
-            raw = json.loads(path.read_text("utf-8"))
+            raw = json.loads(self._meta_text())
             written = raw["format"] if isinstance(raw, dict) and isinstance(raw.get("format"), int) else None
             if written is not None and written > FORMAT:
                 raise StoreNewer(

@@ -172,7 +172,7 @@ def starts_with(column: str, prefix: str) -> str:
 
 
 @contextmanager
-def explained(directory: Path) -> Iterator[None]:
+def explained(directory: Path | str) -> Iterator[None]:
     """Raise what LanceDB and the file system raise as the StoreError that says what to do about it."""
     try:
         yield
@@ -183,8 +183,13 @@ def explained(directory: Path) -> Iterator[None]:
 _UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
 
 
-def _explanation(error: Exception, directory: Path) -> StoreError:
+def _explanation(error: Exception, directory: Path | str) -> StoreError:
     text = str(error)
+    if isinstance(directory, str):
+        return StoreError(
+            f"The memory in {directory} cannot be used: {_first_line(text)}. Everything acknowledged so far is kept. "
+            "Check the network, the bucket and its credentials (AWS_ACCESS_KEY_ID, AWS_REGION, …), and try again."
+        )
     if isinstance(error, FileExistsError | NotADirectoryError):
         return StoreFull(f"{directory} is not a directory. Set MEMP_HOME to a directory that can be written.")
     if getattr(error, "errno", None) in _UNWRITABLE or any(f"(os error {code})" in text for code in _UNWRITABLE):
@@ -224,9 +229,18 @@ def committed(action: Callable[[], T]) -> T:
 class Tables:
     """The tables under one directory; they are opened when first used."""
 
-    def __init__(self, directory: Path, *, indexed_from: int = INDEXED_FROM, max_floats: int = 0) -> None:
+    def __init__(
+        self,
+        directory: Path | str,
+        *,
+        indexed_from: int = INDEXED_FROM,
+        max_floats: int = 0,
+        metadata_cache: int = 4 << 20,
+        seen_after: timedelta = timedelta(0),
+    ) -> None:
         """Open them; vectors of up to *max_floats* numbers in all are scanned, and need no index."""
         self._directory = directory
+        """Where they are; a text is the URI of an object storage, for `bucket.BucketTables`."""
         self._indexed_from = indexed_from
         self._max_floats = max_floats
         self._opened: dict[TableName, Table] = {}
@@ -236,8 +250,8 @@ class Tables:
         # does fill: each commit leaves a version in it that nobody will ask for again.
         self._db: Any = lancedb.connect(
             directory,
-            read_consistency_interval=timedelta(0),
-            session=lancedb.Session(index_cache_size_bytes=64 << 20, metadata_cache_size_bytes=4 << 20),
+            read_consistency_interval=seen_after,
+            session=lancedb.Session(index_cache_size_bytes=64 << 20, metadata_cache_size_bytes=metadata_cache),
         )
 
     # --- there or not
@@ -382,6 +396,14 @@ class Tables:
         """Append rows, in one commit. Whether their ids are new is the caller's business."""
         if rows:
             self._write(name, lambda t: t.add(pa.Table.from_pylist(rows, schema=SCHEMAS[name])))
+
+    def _insert(self, name: TableName, rows: Sequence[Row]) -> int:
+        """Append those rows whose key is new, in one commit; how many there were."""
+        source = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
+        key = SCHEMAS[name].names[0]
+        done: list[Any] = []
+        self._write(name, lambda t: done.append(t.merge_insert(key).when_not_matched_insert_all().execute(source)))
+        return int(done[-1].num_inserted_rows)
 
     def upsert(self, rows: Sequence[Row], *, newer_only: bool = True) -> None:
         """Insert or replace procedures, in one commit; *newer_only* leaves a row that has the revision or a later."""
@@ -598,7 +620,7 @@ class Tables:
     # --- how
 
     def _path(self, name: TableName) -> Path:
-        return self._directory / f"{name}.lance"
+        return Path(self._directory) / f"{name}.lance"
 
     def _manifests(self, name: TableName) -> Iterator[os.DirEntry[str]]:
         with os.scandir(self._path(name) / "_versions") as entries:
@@ -625,6 +647,40 @@ class Tables:
         with explained(self._directory):
             table = self._table(name)
             committed(lambda: action(table))
+
+
+CONTROL = pa.schema([pa.field("id", _TEXT, nullable=False, metadata=_KEY), ("body", _TEXT), ("turn", _INT)])
+
+
+class Control:
+    """A small table of texts by name, each replaced only by who knows the last one: compare and swap, by LanceDB."""
+
+    def __init__(self, db: Any, location: str, names: Sequence[str]) -> None:
+        self._location = location
+        with explained(location):
+            try:
+                rows = [{"id": name, "body": "", "turn": 0} for name in names]
+                self._table = db.create_table("control", pa.Table.from_pylist(rows, schema=CONTROL))
+            except (ValueError, RuntimeError):  # it is there, or was made by another process in this very moment
+                self._table = db.open_table("control")
+
+    def read(self) -> dict[str, tuple[str, int]]:
+        """Each text with its number, which every change raises."""
+        with explained(self._location):
+            self._table.checkout_latest()
+            rows = self._table.search().select(["id", "body", "turn"]).to_arrow().to_pylist()
+        return {row["id"]: (row["body"], row["turn"]) for row in rows}
+
+    def swap(self, name: str, body: str, *, turn: int) -> bool:
+        """Replace a text if its number still is *turn*; whether it was."""
+        where, values = f"id = {quoted(name)} AND turn = {turn}", {"body": body, "turn": turn + 1}
+        with explained(self._location):
+            return bool(committed(lambda: self._table.update(where=where, values=values)).rows_updated)
+
+    def compact(self, keep: timedelta) -> None:
+        """Drop the versions that nobody needs."""
+        with explained(self._location):
+            self._table.optimize(cleanup_older_than=keep)
 
 
 def _fragment(table: Table, first: int, longest: int) -> tuple[list[Row], bool]:

@@ -15,9 +15,9 @@ from mcp import Client, MCPError
 from mcp.types import PromptReference, ResourceTemplateReference
 
 from memp_mcp.cli import compose
-from memp_mcp.errors import BadInput, StoreNewer
+from memp_mcp.errors import StoreNewer
 from memp_mcp.memory import Memory
-from memp_mcp.server import DESCRIPTIONS, INSTRUCTIONS, build_server, serve_http
+from memp_mcp.server import DESCRIPTIONS, INSTRUCTIONS, build_server
 from memp_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -360,8 +360,3 @@ async def test_ids_are_completed(memory: Memory, era: str) -> None:
     assert found.completion.values == [procedure.id]
     assert (len(many.completion.values), many.completion.total, many.completion.has_more) == (100, 101, True)
     assert none.completion.values == hostile.completion.values == []
-
-
-def test_only_loopback_addresses_are_served(memory: Memory) -> None:
-    with pytest.raises(BadInput, match="loopback"):
-        serve_http(build_server(lambda: memory), host="0.0.0.0", port=1)  # noqa: S104 - must be refused

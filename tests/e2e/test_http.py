@@ -45,7 +45,7 @@ def port(tmp_path: Path, free_port: int) -> Iterator[int]:
         finally:
             server.kill()
     assert out == ""
-    assert err.startswith(f"memp-mcp serves http://127.0.0.1:{free_port}/mcp\n")
+    assert err.startswith(f"memp-mcp serves http://127.0.0.1:{free_port}/mcp without tokens, to this machine alone\n")
     assert "Traceback" not in err
 
 
