@@ -25,7 +25,7 @@ def main() -> int:
 
 
 def _load() -> Serve:
-    from memp_mcp.cli import stdio_server  # noqa: PLC0415 - what the front spares the client's first second
+    from memp_mcp.serving import stdio_server  # noqa: PLC0415 - what the front spares the client's first second
 
     return stdio_server()
 

@@ -1,4 +1,4 @@
-"""argv + environment → Settings → Memory → serve | import | export | search | show …; the only composer.
+"""argv + environment → Settings → serve | import | export | search | show …: the command line.
 
 Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 nothing found · 4 `doctor` found something, or
 `repair` left something.
@@ -7,17 +7,14 @@ Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 nothing f
 from __future__ import annotations
 
 import argparse
-import atexit
 import io
 import json
 import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from pydantic import BaseModel
@@ -27,16 +24,13 @@ from rich.table import Table
 
 from memp_mcp import __version__
 from memp_mcp.errors import BadInput, MempError
-from memp_mcp.front import Serve, before_leaving, serve_stdio
+from memp_mcp.front import serve_stdio
 from memp_mcp.models import BuildPolicy, Procedure, RetrievePolicy, Status, UpdatePolicy
 from memp_mcp.settings import Settings
 from memp_mcp.tokens import SCOPES, Tokens
 
 if TYPE_CHECKING:
-    from mcp.server import MCPServer
-
     from memp_mcp.clients import Host
-    from memp_mcp.embedder import BackgroundEmbedder
     from memp_mcp.joining import FileChange
     from memp_mcp.memory import Memory
     from memp_mcp.sheets import Sheet
@@ -60,102 +54,15 @@ Command = Callable[[argparse.Namespace, Settings], Answer]
 # -- serving ------------------------------------------------------------------------------------------------
 
 
-def stdio_server() -> Serve:
-    """The server as the front starts it: the memory opens in the background, its troubles are told by each call."""
-    return _runner(lambda: Settings.from_env(os.environ))
-
-
-def compose(settings: Callable[[], Settings]) -> MCPServer[Any]:
-    """The server over a memory that opens in the background, so that a client need not wait for LanceDB.
-
-    Settings that cannot be used, or a store that cannot be opened, are told by every call until they are mended: a
-    client shows the result of a call to its model, but nobody reads the stderr of a server that has died.
-    """
-    from memp_mcp.server import build_server  # noqa: PLC0415 - imports the SDK: more than a second
-
-    opening = _Opening(settings)
-    Thread(target=opening.begin, name="open-memory", daemon=True).start()
-    return build_server(opening.memory)
-
-
-class _Opening:
-    """Opens a memory once; tries again after a failure, since the user may have mended what was wrong."""
-
-    def __init__(self, settings: Callable[[], Settings], embedder: BackgroundEmbedder | None = None) -> None:
-        self._settings = settings
-        self._embedder = embedder
-        self._memory: Memory | None = None
-        self._lock = Lock()
-
-    def begin(self) -> None:
-        """Open it ahead of the first call, and attend to the clients' hooks; a failure is told by that call."""
-        with suppress(MempError):
-            memory = self.memory()
-            if memory.settings.hooks != "off":
-                self._attend(memory)
-
-    def memory(self) -> Memory:
-        """The memory, once it is open."""
-        from memp_mcp.memory import Memory  # noqa: PLC0415 - imports LanceDB: two seconds
-
-        with self._lock:
-            if self._memory is None:
-                settings = self._settings()
-                logging.getLogger("memp_mcp").setLevel(settings.log_level)
-                self._memory = Memory.open(settings, embedder=self._embedder)
-            return self._memory
-
-    def _attend(self, memory: Memory) -> None:
-        from memp_mcp.sessions import Sessions  # noqa: PLC0415 - as above
-
-        try:
-            endpoint = Sessions(memory).attend()
-            before_leaving(endpoint.close)  # a server on stdio ends without
-            atexit.register(endpoint.close)
-        except OSError as error:  # the tools serve all the same
-            logging.getLogger(__name__).warning("hooks are not served: %s", error)
-
-
-class _Namespaces:
-    """One memory for each namespace, each in a directory of its own, opened when it is first asked for."""
-
-    def __init__(self, settings: Settings) -> None:
-        from memp_mcp.embedder import BackgroundEmbedder  # noqa: PLC0415 - imports numpy
-
-        self._settings = settings
-        self._embedder = BackgroundEmbedder(settings.embedder)  # one for all: it is most of what a memory weighs
-        self._openings: dict[str, _Opening] = {}
-        self._lock = Lock()
-
-    def begin(self) -> None:
-        """Open the memory of the empty name ahead of the first call; a failure is told by that call."""
-        self._of("").begin()
-
-    def memory(self, name: str) -> Memory:
-        """The memory of a namespace; that of the empty name is the one in MEMP_HOME itself."""
-        return self._of(name).memory()
-
-    def _of(self, name: str) -> _Opening:
-        with self._lock:
-            if name not in self._openings:
-                settings = self._settings.of_namespace(name)
-                self._openings[name] = _Opening(lambda: settings, self._embedder)
-            return self._openings[name]
-
-    def missing(self) -> str:
-        """What is still to come before calls are answered as well as they can be; empty when nothing is."""
-        self.memory("").store.statuses()
-        return "" if self._embedder.reason != "still loading" else "the embedding model, which is still loading"
-
-
 def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp import serving  # noqa: PLC0415 - keeps --version quick
+
     if not options.http:
-        serve_stdio(lambda: _runner(lambda: settings))
-    from memp_mcp import web  # noqa: PLC0415 - imports the SDK
-    from memp_mcp.server import build_server  # noqa: PLC0415 - as above
+        serve_stdio(lambda: serving.on_stdio(lambda: settings))
+    from memp_mcp.web import PATH, Door  # noqa: PLC0415 - imports the SDK
 
     tokens = Tokens(settings.token_file)
-    door = web.Door(
+    door = Door(
         host=options.host,
         port=options.port,
         hosts=options.allow_host,
@@ -164,23 +71,10 @@ def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
         stateless=options.stateless,
         tokens=tokens if tokens.exist else None,
     )
-    guard, meters = web.guard(door)
-    memories = _Namespaces(settings)
-    Thread(target=memories.begin, name="open-memory", daemon=True).start()
-    server = build_server(
-        lambda: memories.memory(web.namespace()), verifier=guard.verifier, auth=guard.auth, middleware=[guard]
-    )
-    app = web.application(server, door, ready=memories.missing, meters=meters)
     asked = "with tokens" if door.tokens else "without tokens, to this machine alone"
-    sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}{web.PATH} {asked}\n")
-    web.serve(app, door)
+    sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}{PATH} {asked}\n")
+    serving.on_http(settings, door)
     return Answer(None, [])
-
-
-def _runner(settings: Callable[[], Settings]) -> Serve:
-    from memp_mcp.stdio import serve  # noqa: PLC0415 - imports the SDK
-
-    return partial(serve, compose(settings))
 
 
 def _hook(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - it reads what it needs itself
