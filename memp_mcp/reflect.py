@@ -257,10 +257,14 @@ def last_error(trajectory: Trajectory) -> str:
 
 
 def _revived(before: Procedure, change: Change) -> Change:
-    """Put a retired procedure whose script was corrected on trial again: nobody would find the correction otherwise."""
+    """Put a retired procedure whose script was corrected on trial again: nobody would find the correction otherwise.
+
+    What it was once verified for has failed since.
+    """
     if before.status != "retired" or change.procedure.script == before.script:
         return change
-    after = change.procedure.model_copy(update={"status": "provisional"})
+    unverified = tuple(s.model_copy(update={"judged_by": ""}) for s in before.sources)
+    after = change.procedure.model_copy(update={"status": "provisional", "sources": unverified})
     return change.model_copy(update={"procedure": after, "diff": revisions.diff(before, after)})
 
 

@@ -27,7 +27,7 @@ def restored(current: Procedure, to: Procedure, *, author: str, reason: str) -> 
         update={
             "revision": current.revision,
             "author": author,
-            "status": "active" if to.status == "retired" else to.status,
+            "status": "provisional" if to.status == "retired" else to.status,
         }
     )
     return change(snapshot, "restore", reason, before=current)
@@ -66,8 +66,9 @@ def change(
     script = updates.get("script", procedure.script)
     new_counts = kind in {"revise", "merge"} and script != procedure.script
     updates |= {"revision": revision, "change": kind, "reason": reason, "created_at": now()}
-    if new_counts:
+    if new_counts:  # another script, which has yet to succeed
         updates["counted_from"] = revision
+        updates.setdefault("status", "retired" if procedure.status == "retired" else "provisional")
     new = procedure.model_copy(update=updates)
     return Change(kind=kind, procedure=new, reason=reason, diff=diff(before or procedure, new))
 
