@@ -326,6 +326,16 @@ def _retire(options: argparse.Namespace, settings: Settings) -> Answer:
     return _changed(_open(settings).retire(options.id, reason=options.reason))
 
 
+def _approve(options: argparse.Namespace, settings: Settings) -> Answer:
+    changes = _open(settings).approve(options.id, share=options.share)
+    told = [_changed(change) for change in changes]
+    return Answer(changes, [line for answer in told for line in answer.lines])
+
+
+def _share(options: argparse.Namespace, settings: Settings) -> Answer:
+    return _changed(_open(settings).share(options.id))
+
+
 def _changed(change: Any) -> Answer:
     new: Procedure = change.procedure
     line = f"{new.id} is at revision {new.revision}, {new.status}: {change.reason}"
@@ -380,6 +390,25 @@ def _compact(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa
     after = memory.store.size()
     line = f"{before.bytes:,} -> {after.bytes:,} bytes"
     return Answer({"before": before._asdict(), "after": after._asdict()}, [line])
+
+
+def _scrub(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp.scrub import scrub  # noqa: PLC0415 - imports LanceDB
+
+    with _progress("scrubbing") as advance:
+        done = scrub(_open(settings), dry_run=options.dry_run, advance=advance)
+    found = f"{done.trajectories} trajectories, {done.revisions} revisions and {done.events} events"
+    lines = [
+        f"{'secrets in' if options.dry_run else 'cleaned'} {found}",
+        *(f"  {s}: {n}" for s, n in done.slots.items()),
+    ]
+    if not options.dry_run:
+        lines += [
+            f"all files rewritten, {done.bytes_before:,} -> {done.bytes_after:,} bytes",
+            "Restart the servers that are running: they may still hold what they have read. Exports and backups keep "
+            "what they have.",
+        ]
+    return Answer(done, lines)
 
 
 def _rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
@@ -589,11 +618,16 @@ def _add_changing(command: AddCommand) -> None:
     restore.add_argument("--revision", type=_number(1))
     retire = _with_id(command("retire", _retire, "take a procedure out of recall; restorable"))
     retire.add_argument("--reason", default="retired by hand")
+    approve = _with_id(command("approve", _approve, "vouch for a procedure, so that it is no longer provisional"))
+    approve.add_argument("--share", action="store_true", help="and let all projects recall it")
+    _with_id(command("share", _share, "let all projects recall a procedure that was recorded in one"))
     _with_id(command("forget", _forget, "remove a procedure for good, with the trajectories only it rests on"))
 
 
 def _add_upkeep(command: AddCommand) -> None:
     command("compact", _compact, "compact the tables now; it also happens by itself")
+    scrub = command("scrub", _scrub, "take out of what is stored the secrets that the detector knows today")
+    scrub.add_argument("--dry-run", action="store_true", help="count them by kind; change nothing")
     rebuild = command("rebuild", _rebuild, "derive again what can be derived from the evidence")
     rebuild.add_argument("--embed", action="store_true", help="all vectors, by the embedder of the settings")
     rebuild.add_argument("--distil", action="store_true", help="scripts, by the build policy and LLM of the settings")

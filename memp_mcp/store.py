@@ -125,6 +125,7 @@ class Brief(Value, extra="ignore"):
     revision: int
     counted_from: int
     title: str
+    project: str = ""
     status: Status
     change: ChangeKind
     created_at: datetime
@@ -326,6 +327,33 @@ class Store:
             self._tally.drop()
             gone = Event(id=stable_id("e", "forgotten", procedure_id), kind="forgotten", procedure_id=procedure_id)
             self._add_absent("events", [event_row(gone)])
+
+    def replace(self, values: Iterable[Trajectory | Procedure | Event]) -> None:
+        """Put these in the place of what is stored under their ids; for `scrub`, which is the only one to change them.
+
+        The current rows of procedures are not touched: see `rebuild_current`.
+        """
+        rows: dict[TableName, list[Row]] = {"trajectories": [], "procedure_versions": [], "events": []}
+        for value in values:
+            match value:
+                case Trajectory():
+                    rows["trajectories"].append(trajectory_row(value))
+                case Procedure():
+                    row = version_row(value, "")
+                    del row["op_id"]  # stays that of the operation which wrote it
+                    rows["procedure_versions"].append(row)
+                case Event():
+                    rows["events"].append(event_row(value))
+        with self._writing():
+            for name, of_table in rows.items():
+                self._tables.replace(name, of_table)
+
+    def erase(self) -> None:
+        """Rewrite all files, so that nothing is left in them of what was replaced or deleted."""
+        for name in SCHEMAS:
+            with self._writing():
+                self._tables.erase(name)
+        self._read_lately = {}
 
     def _is_fresh(self, commit: Commit, done: set[str], fresh: dict[str, Commit]) -> bool:
         if _marker_id(commit.op_id) in done or commit.op_id in fresh:
@@ -542,10 +570,20 @@ class Store:
         recorded = {row["trajectory_id"] for row in rows if row["kind"] == "recorded"}
         return self._ids("trajectories", recorded)
 
-    def ids_starting(self, prefix: str, *, kind: Literal["procedure", "trajectory"], limit: int) -> list[str]:
-        """Ids of current procedures, or of trajectories, that start with *prefix*, in their order."""
+    def ids_starting(
+        self,
+        prefix: str,
+        *,
+        kind: Literal["procedure", "trajectory"],
+        limit: int,
+        projects: Collection[str] | None = None,
+    ) -> list[str]:
+        """Ids of current procedures, or of trajectories, that start with *prefix*, in their order; by default of all projects."""
         name: TableName = "procedures" if kind == "procedure" else "trajectories"
-        return sorted(row["id"] for row in self._tables.rows(name, ["id"], where=starts_with("id", prefix)))[:limit]
+        where = starts_with("id", prefix)
+        if projects is not None:
+            where += f" AND {one_of('project', projects)}"
+        return sorted(row["id"] for row in self._tables.rows(name, ["id"], where=where))[:limit]
 
     def unfinished(self, limit: int = 1000) -> list[str]:
         """Trajectories that are stored without what was to follow from them: the process died in between."""

@@ -418,6 +418,14 @@ class Tables:
 
         self._write("procedures", merge)
 
+    def replace(self, name: TableName, rows: Sequence[Row]) -> None:
+        """Replace rows that are there, by their key, in one commit; columns that are not given stay as they are."""
+        if not rows:
+            return
+        names = [c for c in SCHEMAS[name].names if c in rows[0]]
+        source = pa.Table.from_pylist(rows, schema=pa.schema([SCHEMAS[name].field(c) for c in names]))
+        self._write(name, lambda t: t.merge_insert(names[0]).when_matched_update_all().execute(source))
+
     def fill_vectors(self, rows: Sequence[Row]) -> None:
         """Set `vector` and `phrases` of procedures that are there, by id, in one commit."""
         if not rows:
