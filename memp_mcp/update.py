@@ -141,7 +141,8 @@ def confirmed(procedure: Procedure, trajectory: Trajectory, *, recalled: bool) -
     """What a verified success says for a procedure that is provisional, as fields to update; empty: nothing new.
 
     It confirms it if it is another, independent episode: with other content, and either *recalled* (the procedure was
-    there before it) or told by another client. One client that tells of its own success twice has told it once.
+    there before it) or done the same way by another client. One client that tells of its own success twice has told it
+    once.
     """
     if procedure.status != "provisional":
         return {}
@@ -149,7 +150,8 @@ def confirmed(procedure: Procedure, trajectory: Trajectory, *, recalled: bool) -
     first = procedure.sources[0] if procedure.sources else None
     if first is None:
         return {"status": "active", "sources": (told,)}
-    independent = recalled or told.client != first.client
+    alike = followed(procedure.script, trajectory.steps) >= FOLLOWED
+    independent = recalled or (told.client != first.client and alike)
     if told.content != first.content and independent:
         return {"status": "active", "sources": (first, told)}
     return {} if procedure.verified else {"sources": (told,)}

@@ -72,7 +72,7 @@ def test_a_decision_that_came_too_late_is_taken_again(raced: tuple[Memory, Raced
     recorded = memory.record(SHORTER)
 
     assert [c.kind for c in recorded.changes] == ["add"], "the first decision was to merge into what is retired now"
-    assert sorted(p.status for p in memory.list_procedures()) == ["active", "retired"]
+    assert sorted(p.status for p in memory.list_procedures()) == ["provisional", "retired"]
 
 
 def test_a_decision_that_always_comes_too_late_stores_nothing_and_says_so(
