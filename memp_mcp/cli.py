@@ -26,6 +26,7 @@ from memp_mcp import __version__
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.front import serve_stdio
 from memp_mcp.models import BuildPolicy, Procedure, RetrievePolicy, Status, UpdatePolicy
+from memp_mcp.redact import keep_out_of_logs
 from memp_mcp.settings import Settings
 from memp_mcp.tokens import SCOPES, Tokens
 
@@ -405,8 +406,7 @@ def _scrub(options: argparse.Namespace, settings: Settings) -> Answer:
     if not options.dry_run:
         lines += [
             f"all files rewritten, {done.bytes_before:,} -> {done.bytes_after:,} bytes",
-            "Restart the servers that are running: they may still hold what they have read. Exports and backups keep "
-            "what they have.",
+            "Restart the servers that are running: they may hold what they have read. Backups keep what they have.",
         ]
     return Answer(done, lines)
 
@@ -678,6 +678,7 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")  # what is remembered has no fewer characters where the locale has
     settings = Settings.from_env(environ, home=options.home)
+    keep_out_of_logs()
     logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(message)s")
     answer: Answer = options.run(options, settings)
     _print(answer, as_json=options.json)

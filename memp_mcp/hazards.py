@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a pattern that is broken over lines reads worse than a long one
 """What a recalled step might do to whoever follows it: dangerous commands, and text that gives its reader orders.
 
 A memory that anybody's runs are fed into holds what anybody has written (arXiv 2512.16962). A hazard is no proof of

@@ -173,7 +173,7 @@ class Source(Value):
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Self:
-        """This trajectory as a source."""
+        """The source that a trajectory is."""
         reward = trajectory.reward
         told = "\x1e".join((trajectory.task, *(f"{s.action}\x1f{s.observation}" for s in trajectory.steps)))
         return cls(

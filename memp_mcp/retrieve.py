@@ -35,8 +35,10 @@ ERROR_WEIGHT = 1.2
 """More than the most that a task alone can score: whoever is stuck on an error asks about the error."""
 UTILITY_WEIGHT = 0.2
 UNPROVEN = 0.1
-"""What a procedure is put back by that nobody has verified: a lesson from a failure, a success only claimed. What was
-verified once goes by its fit alone, however provisional: in a young memory that is nearly everything."""
+"""What a procedure is put back by that nobody has verified: a lesson from a failure, a success only claimed.
+
+One that was verified once goes by its fit alone, however provisional: in a young memory that is nearly every one.
+"""
 HAZARDOUS = 2 * UNPROVEN
 """What a provisional procedure is put back by that does something dangerous; chosen as twice the other, not measured."""
 OF_ONE_SOURCE = 0.5

@@ -578,7 +578,7 @@ class Store:
         limit: int,
         projects: Collection[str] | None = None,
     ) -> list[str]:
-        """Ids of current procedures, or of trajectories, that start with *prefix*, in their order; by default of all projects."""
+        """Ids of procedures or trajectories that start with *prefix*, in their order; by default of all projects."""
         name: TableName = "procedures" if kind == "procedure" else "trajectories"
         where = starts_with("id", prefix)
         if projects is not None:
