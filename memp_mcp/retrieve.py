@@ -40,7 +40,7 @@ UNPROVEN = 0.1
 One that was verified once goes by its fit alone, however provisional: in a young memory that is nearly every one.
 """
 HAZARDOUS = 2 * UNPROVEN
-"""What a provisional procedure is put back by that does something dangerous; chosen as twice the other, not measured."""
+"""What a provisional procedure is put back by that does something dangerous; by choice, not by measurement."""
 OF_ONE_SOURCE = 0.5
 """Share of the places, rounded up, that the provisional procedures of one source may have while another source has
 something about as good."""

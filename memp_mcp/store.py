@@ -353,6 +353,7 @@ class Store:
         for name in SCHEMAS:
             with self._writing():
                 self._tables.erase(name)
+                self._tally.drop()
         self._read_lately = {}
 
     def _is_fresh(self, commit: Commit, done: set[str], fresh: dict[str, Commit]) -> bool:
