@@ -36,10 +36,29 @@ OF_EACH = 12
 LEFT = 12
 ENTROPY = {"Base64HighEntropyString", "HexHighEntropyString"}
 MISSED_AT_FIRST: Sequence[str] = (
-    "Mailchimp", "Terraform Cloud", "Discord bot", "Postman", "New Relic", "Doppler", "Pulumi",
-    "PlanetScale", "Airtable", "Square", "Figma", "Netlify", "Heroku", "1Password", "Alibaba", "Azure client secret", "SAS signature",
-    "netrc", "Docker auth", "AWS access key id", "npmrc", "Notion",
-)  # fmt: skip
+    "Mailchimp",
+    "Terraform Cloud",
+    "Discord bot",
+    "Postman",
+    "New Relic",
+    "Doppler",
+    "Pulumi",
+    "PlanetScale",
+    "Airtable",
+    "Square",
+    "Figma",
+    "Netlify",
+    "Heroku",
+    "1Password",
+    "Alibaba",
+    "Azure client secret",
+    "SAS signature",
+    "netrc",
+    "Docker auth",
+    "AWS access key id",
+    "npmrc",
+    "Notion",
+)
 FOUND_AT_FIRST = 1 - 245 / 864
 """What the detector found of the planted ones before it had learnt these kinds."""
 
