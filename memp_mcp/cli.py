@@ -458,7 +458,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa:
 def _repair(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
     from memp_mcp.repair import repair  # noqa: PLC0415 - imports LanceDB
 
-    repaired = repair(_open(settings, salvage=True))
+    repaired = repair(settings)
     done = [f"+ {line}" for line in repaired.done] or ["There was nothing to mend."]
     return Answer(repaired, [*done, *(f"- {line}" for line in repaired.left)], UNSOUND if repaired.left else OK)
 

@@ -18,7 +18,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
@@ -41,7 +41,7 @@ from memp_mcp.models import (
     stable_id,
 )
 from memp_mcp.resident import MAX_FLOATS, Resident
-from memp_mcp.salvage import Salvage
+from memp_mcp.salvage import Salvage, set_aside
 from memp_mcp.tables import (
     INDEXED_FROM,
     LIVE,
@@ -208,6 +208,30 @@ class Store:
     def location(self) -> str:
         """Where the memory is."""
         return str(self.directory)
+
+    @classmethod
+    def remake_meta(cls, directory: Path, *, lock_timeout: float = 30.0) -> list[str]:
+        """Write meta.json anew where tables are there and it is not, or says nothing; says what was done.
+
+        Which embedder the vectors are of is not known then, so that they will be made anew.
+
+        Raises:
+            StoreNewer: it can be read, and a later version of the program wrote it.
+            StoreDamaged: the tables are not as this version of the program makes them.
+        """
+        store = cls(directory, lock_timeout=lock_timeout)
+        if not all(store._tables.exists(name) for name in SCHEMAS):
+            return []
+        with suppress(StoreDamaged):
+            store._meta()
+            return []
+        with explained(directory), store._locked():
+            for name, schema in SCHEMAS.items():
+                if set(schema.names) - set(store._tables.columns(name)):
+                    raise StoreDamaged(f"The table {name} is of another version of memp-mcp. Put meta.json back.")
+            kept = set_aside(directory / "meta.json")
+            store._write_meta(_Meta(format=FORMAT, id=str(uuid.uuid4()), program=__version__))
+        return [f"meta.json was written anew, so that vectors have to be made again{kept}."]
 
     # --- embedder
 
@@ -778,7 +802,7 @@ class Store:
             if any(self._tables.exists(name) and self._tables.count(name) for name in SCHEMAS):
                 raise StoreDamaged(
                     f"{self.location} has tables but no meta.json, which says what wrote them. Put it back from "
-                    "a copy, or set MEMP_HOME to another directory. Nothing was changed."
+                    "a copy, run `memp-mcp repair`, or set MEMP_HOME to another directory. Nothing was changed."
                 )
             for name in SCHEMAS:
                 self._tables.make(name)
