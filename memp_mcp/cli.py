@@ -334,9 +334,10 @@ def _changed(change: Any) -> Answer:
 
 def _forget(options: argparse.Namespace, settings: Settings) -> Answer:
     gone = _open(settings).forget(options.id)
-    return Answer(
-        {"forgotten": options.id, "trajectories": gone}, [f"{options.id} is gone, with {len(gone)} trajectories"]
-    )
+    lines = [f"{options.id} is gone, with {len(gone)} trajectories"]
+    if (kept := settings.directory / "damaged").exists():
+        lines.append(f"{kept} holds what a repair replaced, perhaps this too: delete it if it must be gone")
+    return Answer({"forgotten": options.id, "trajectories": gone}, lines)
 
 
 def _stats(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
