@@ -345,9 +345,10 @@ def _changed(change: Any) -> Answer:
 
 def _forget(options: argparse.Namespace, settings: Settings) -> Answer:
     gone = _open(settings).forget(options.id)
-    return Answer(
-        {"forgotten": options.id, "trajectories": gone}, [f"{options.id} is gone, with {len(gone)} trajectories"]
-    )
+    lines = [f"{options.id} is gone, with {len(gone)} trajectories"]
+    if (kept := settings.directory / "damaged").exists():
+        lines.append(f"{kept} holds what a repair replaced, perhaps this too: delete it if it must be gone")
+    return Answer({"forgotten": options.id, "trajectories": gone}, lines)
 
 
 def _stats(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
@@ -487,7 +488,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa:
 def _repair(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
     from memp_mcp.repair import repair  # noqa: PLC0415 - imports LanceDB
 
-    repaired = repair(_open(settings, salvage=True))
+    repaired = repair(settings)
     done = [f"+ {line}" for line in repaired.done] or ["There was nothing to mend."]
     return Answer(repaired, [*done, *(f"- {line}" for line in repaired.left)], UNSOUND if repaired.left else OK)
 
