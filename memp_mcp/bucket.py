@@ -13,6 +13,7 @@ takes longer than LEASE; revisions are therefore inserted by their key, so that 
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -25,9 +26,9 @@ from typing import Any, Self
 
 from memp_mcp.errors import StoreBusy, StoreDamaged, StoreError
 from memp_mcp.models import Event
-from memp_mcp.resident import MAX_FLOATS
 from memp_mcp.store import Store, StoreSize, _Meta
 from memp_mcp.tables import INDEXED_FROM, SCHEMAS, Control, Row, TableName, Tables, event_row, explained
+from memp_mcp.tally import Tally
 
 LEASE = 20.0
 """Seconds without a sign of life after which a holder counts as dead."""
@@ -39,6 +40,9 @@ _FRAGMENTS = 16
 """Files of a table, each of which costs a request to read, before it is compacted."""
 _UPKEEP_EVERY = 16
 """Writes between two looks at whether something has to be compacted; each look costs several requests."""
+_COUNTED = 1_000
+"""Events up to which a process counts them itself. Above, and for all vectors, the indexes in the bucket are asked:
+what a process holds it would have to fetch as a whole after each commit of another one."""
 _CACHE = 64 << 20
 """Bytes of what LanceDB knows about files, which here would cost requests to learn again."""
 _SEEN_AFTER = timedelta(seconds=1)
@@ -124,13 +128,7 @@ class BucketTables(Tables):
 
     def __init__(self, uri: str, *, indexed_from: int = INDEXED_FROM) -> None:
         with explained(uri):
-            super().__init__(
-                uri,
-                indexed_from=indexed_from,
-                max_floats=MAX_FLOATS,
-                metadata_cache=_CACHE,
-                seen_after=_SEEN_AFTER,
-            )
+            super().__init__(uri, indexed_from=indexed_from, metadata_cache=_CACHE, seen_after=_SEEN_AFTER)
         self.lease = Lease(self.control())
         self._written = 0
 
@@ -178,8 +176,12 @@ class BucketTables(Tables):
         touched, self._touched = self._touched, set()
         self._written += 1
         for name in sorted(touched) if self._written % _UPKEEP_EVERY == 0 else ():
-            if self._ragged(name) or self._unindexed(name):
+            if self._untidy(name):
                 self._tidy(name)
+
+    def state(self, name: TableName) -> tuple[str, str]:
+        """What is another after every commit of any process that this one has seen."""
+        return str(self._directory), str(self._read(name, lambda t: t.version))
 
     def versions(self, name: TableName) -> int:
         """Number of versions that are still kept."""
@@ -190,7 +192,8 @@ class BucketTables(Tables):
         return int(self._read(name, lambda t: t.stats())["total_bytes"])
 
     def _ragged(self, name: TableName) -> bool:
-        return self.fragments(name) > _FRAGMENTS
+        # As in a directory: the larger a table is, the more commits have to pay for its being rewritten.
+        return self.fragments(name) > max(_FRAGMENTS, math.isqrt(self.count(name)) // 4)
 
     def _compact(self, name: TableName, keep: timedelta) -> None:
         super()._compact(name, max(keep, _KEEP) if keep > timedelta(seconds=1) else keep)
@@ -210,7 +213,8 @@ class BucketStore(Store):
 
     def __init__(self, uri: str, home: Path, *, lock_timeout: float) -> None:
         tables = BucketTables(uri)
-        super().__init__(home, lock_timeout=lock_timeout, tables=tables)
+        super().__init__(home, lock_timeout=lock_timeout, tables=tables, max_floats=0)
+        self._tally = Tally(tables, max_events=_COUNTED)
         self._uri = uri
         self._control = tables.control()
         self._known_meta: tuple[str, int] = ("", 0)
@@ -264,8 +268,9 @@ class BucketStore(Store):
         """
         if unreadable := self.unreadable():
             raise StoreDamaged(
-                f"The tables {', '.join(unreadable)} in {self._uri} cannot be read, and are mended in a directory only. Put "
-                "back earlier versions of their objects, or import a backup into another MEMP_STORE. Nothing was changed."
+                f"{', '.join(unreadable)} in {self._uri} cannot be read, and tables are mended in a directory only. "
+                "Put back earlier versions of their objects, or import a backup into another MEMP_STORE. Nothing was "
+                "changed."
             )
         return []
 
