@@ -325,7 +325,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recall": lambda: figures(told("recall")["results"], RECALLED),
     "record": lambda: record(told("record")["results"]),
     "growth": lambda: figures(told("record")["results"]["growth"]),
-    "sharing": lambda: figures(told("team")["results"]["sharing"]),
+    "sharing": lambda: figures(told("sharing")["results"]["sharing"]),
     "import": lambda: figures(told("team")["results"]["import"]),
     "context": lambda: figures(told("context")["results"]["loop"]),
     "retrieval": lambda: retrieval(told("retrieval")["results"]),
