@@ -322,6 +322,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "telecom": lambda: telecom(told("telecom")),
     "telecom-compared": lambda: telecom_compared(told("telecom")),
     "start": lambda: figures(told("start")["results"]["rows"]),
+    "hook": lambda: figures(told("hook")["results"]["rows"]),
     "recall": lambda: figures(told("recall")["results"], RECALLED),
     "record": lambda: record(told("record")["results"]),
     "growth": lambda: figures(told("record")["results"]["growth"]),

@@ -5,10 +5,13 @@ The house, in the order in which a request walks through it; imports run the sam
     __main__.py   python -m memp_mcp; a client that speaks stdio meets front.py, a person cli.py
     front.py      the first half second: answers the MCP handshake by handshake.py from catalogue.json, then hands
                   over to stdio.py; catalogue.py makes that file from what the SDK's server says
-    cli.py        argv + environment → Settings → Memory → serve | import | export | show …; the only composer
+    hook.py       memp-mcp hook: what the clients' hooks run; asks a running server by local.py, the socket's two ends
+    cli.py        argv + environment → Settings → serve | import | export | show …: the command line
+    serving.py    Settings → Memory → server, on stdio or HTTP
     demo.py       memp-mcp demo: one agent fails, a second one succeeds, all of it for real
     web.py        serves it over HTTP: who may come in, request ids, health; team.py rate limits and metrics
     server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
+    sessions.py   what a server does at the events of its clients' sessions: recall at a prompt, learn at the end
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
     joining.py    install, uninstall, status: this machine's clients; clients.py where each keeps what, and the edits,
                   by json_edit.py and toml_edit.py

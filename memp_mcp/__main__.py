@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import sys
-from functools import partial
 
-from memp_mcp.front import Serve, serve_stdio
+TYPE_CHECKING = False  # that of typing costs a hook three milliseconds
+if TYPE_CHECKING:
+    from memp_mcp.front import Serve
 
 
 def main() -> int:
     """Run what the arguments ask for; return the exit code."""
+    if sys.argv[1:2] == ["hook"] and not {"-h", "--help"} & set(sys.argv):
+        from memp_mcp.hook import main as hook  # noqa: PLC0415 - a client waits for it at each prompt
+
+        hook(sys.argv[2:])
+    from memp_mcp.front import serve_stdio  # noqa: PLC0415 - not for the hooks
+
     if sys.argv[1:] in ([], ["serve"]):  # both start at once, and tell by each call what is wrong with the settings
         serve_stdio(_load)
     from memp_mcp.cli import main as command  # noqa: PLC0415 - costs more than the whole handshake
@@ -18,10 +25,9 @@ def main() -> int:
 
 
 def _load() -> Serve:
-    from memp_mcp.cli import stdio_application  # noqa: PLC0415 - what the front spares the client's first second
-    from memp_mcp.stdio import serve  # noqa: PLC0415 - imports the SDK
+    from memp_mcp.serving import stdio_server  # noqa: PLC0415 - what the front spares the client's first second
 
-    return partial(serve, stdio_application())
+    return stdio_server()
 
 
 if __name__ == "__main__":

@@ -246,7 +246,7 @@ def _fit_to_record(memory: Memory, trajectory: Trajectory, source_format: str) -
 
     """
     if source_format != "own":
-        return _without_lost_ids(memory, trajectory)
+        return without_lost_ids(memory, trajectory)
     _check_ids(memory, trajectory)
     return trajectory
 
@@ -547,11 +547,11 @@ def rebuild(
 def finish(memory: Memory) -> int:
     """Learn from the trajectories that a process which died had only stored; returns how many there were."""
     unfinished = memory.store.trajectories(memory.store.unfinished(limit=ALL)).values()
-    memory.record_all([_without_lost_ids(memory, t) for t in unfinished])
+    memory.record_all([without_lost_ids(memory, t) for t in unfinished])
     return len(unfinished)
 
 
-def _without_lost_ids(memory: Memory, trajectory: Trajectory) -> Trajectory:
+def without_lost_ids(memory: Memory, trajectory: Trajectory) -> Trajectory:
     """The trajectory without the ids that have been forgotten since: nothing is left to credit under them."""
     used = memory.store.procedures(trajectory.used)
     lost = trajectory.recall_id and not memory.store.events(kind="recall", recall_id=trajectory.recall_id)

@@ -1,4 +1,4 @@
-"""argv + environment → Settings → Memory → serve | import | export | search | show …; the only composer.
+"""argv + environment → Settings → serve | import | export | search | show …: the command line.
 
 Exit codes: 0 done · 1 an error, said on stderr · 2 wrong usage · 3 nothing found · 4 `doctor` found something, or
 `repair` left something.
@@ -13,10 +13,8 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
-from functools import partial
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from pydantic import BaseModel
@@ -26,16 +24,13 @@ from rich.table import Table
 
 from memp_mcp import __version__
 from memp_mcp.errors import BadInput, MempError
-from memp_mcp.front import Serve, serve_stdio
+from memp_mcp.front import serve_stdio
 from memp_mcp.models import BuildPolicy, Procedure, RetrievePolicy, Status, UpdatePolicy
 from memp_mcp.settings import Settings
 from memp_mcp.tokens import SCOPES, Tokens
 
 if TYPE_CHECKING:
-    from mcp.server import MCPServer
-
     from memp_mcp.clients import Host
-    from memp_mcp.embedder import BackgroundEmbedder
     from memp_mcp.joining import FileChange
     from memp_mcp.memory import Memory
     from memp_mcp.sheets import Sheet
@@ -59,87 +54,12 @@ Command = Callable[[argparse.Namespace, Settings], Answer]
 # -- serving ------------------------------------------------------------------------------------------------
 
 
-def stdio_application() -> MCPServer[Any]:
-    """The server as the front starts it: the memory opens in the background, its troubles are told by each call."""
-    return compose(lambda: Settings.from_env(os.environ))
-
-
-def compose(settings: Callable[[], Settings]) -> MCPServer[Any]:
-    """The server over a memory that opens in the background, so that a client need not wait for LanceDB.
-
-    Settings that cannot be used, or a store that cannot be opened, are told by every call until they are mended: a
-    client shows the result of a call to its model, but nobody reads the stderr of a server that has died.
-    """
-    from memp_mcp.server import build_server  # noqa: PLC0415 - imports the SDK: more than a second
-
-    opening = _Opening(settings)
-    Thread(target=opening.begin, name="open-memory", daemon=True).start()
-    return build_server(opening.memory)
-
-
-class _Opening:
-    """Opens a memory once; tries again after a failure, since the user may have mended what was wrong."""
-
-    def __init__(self, settings: Callable[[], Settings], embedder: BackgroundEmbedder | None = None) -> None:
-        self._settings = settings
-        self._embedder = embedder
-        self._memory: Memory | None = None
-        self._lock = Lock()
-
-    def begin(self) -> None:
-        """Open it ahead of the first call; a failure is told by that call."""
-        with suppress(MempError):
-            self.memory()
-
-    def memory(self) -> Memory:
-        """The memory, once it is open."""
-        from memp_mcp.memory import Memory  # noqa: PLC0415 - imports LanceDB: two seconds
-
-        with self._lock:
-            if self._memory is None:
-                settings = self._settings()
-                logging.getLogger("memp_mcp").setLevel(settings.log_level)
-                self._memory = Memory.open(settings, embedder=self._embedder)
-            return self._memory
-
-
-class _Namespaces:
-    """One memory for each namespace, each in a directory of its own, opened when it is first asked for."""
-
-    def __init__(self, settings: Settings) -> None:
-        from memp_mcp.embedder import BackgroundEmbedder  # noqa: PLC0415 - imports numpy
-
-        self._settings = settings
-        self._embedder = BackgroundEmbedder(settings.embedder)  # one for all: it is most of what a memory weighs
-        self._openings: dict[str, _Opening] = {}
-        self._lock = Lock()
-
-    def begin(self) -> None:
-        """Open the memory of the empty name ahead of the first call; a failure is told by that call."""
-        self._of("").begin()
-
-    def memory(self, name: str) -> Memory:
-        """The memory of a namespace; that of the empty name is the one in MEMP_HOME itself."""
-        return self._of(name).memory()
-
-    def _of(self, name: str) -> _Opening:
-        with self._lock:
-            if name not in self._openings:
-                settings = self._settings.of_namespace(name)
-                self._openings[name] = _Opening(lambda: settings, self._embedder)
-            return self._openings[name]
-
-    def missing(self) -> str:
-        """What is still to come before calls are answered as well as they can be; empty when nothing is."""
-        self.memory("").store.statuses()
-        return "" if self._embedder.reason != "still loading" else "the embedding model, which is still loading"
-
-
 def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp import serving  # noqa: PLC0415 - keeps --version quick
+
     if not options.http:
-        serve_stdio(lambda: _runner(settings))
+        serve_stdio(lambda: serving.on_stdio(lambda: settings))
     from memp_mcp import web  # noqa: PLC0415 - imports the SDK
-    from memp_mcp.server import build_server  # noqa: PLC0415 - as above
 
     tokens = Tokens(settings.token_file)
     door = web.Door(
@@ -151,23 +71,17 @@ def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
         stateless=options.stateless,
         tokens=tokens if tokens.exist else None,
     )
-    guard, meters = web.guard(door)
-    memories = _Namespaces(settings)
-    Thread(target=memories.begin, name="open-memory", daemon=True).start()
-    server = build_server(
-        lambda: memories.memory(web.namespace()), verifier=guard.verifier, auth=guard.auth, middleware=[guard]
-    )
-    app = web.application(server, door, ready=memories.missing, meters=meters)
+    serve = serving.on_http(settings, door)
     asked = "with tokens" if door.tokens else "without tokens, to this machine alone"
     sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}{web.PATH} {asked}\n")
-    web.serve(app, door)
+    serve()
     return Answer(None, [])
 
 
-def _runner(settings: Settings) -> Serve:
-    from memp_mcp.stdio import serve  # noqa: PLC0415 - imports the SDK
+def _hook(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - it reads what it needs itself
+    from memp_mcp.hook import main as hook  # noqa: PLC0415 - ends the process
 
-    return partial(serve, compose(lambda: settings))
+    hook([options.event, "--client", options.client, *(["--home", str(options.home)] if options.home else [])])
 
 
 def _demo(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - a throw-away memory of its own
@@ -592,6 +506,9 @@ def _add_serving(command: AddCommand) -> None:
     serve.add_argument("--rate", help="requests of a token, or of an address without one, such as 600/minute")
     serve.add_argument("--stateless", action="store_true", help="keep no sessions: for several servers side by side")
     _add_token(command)
+    hook = command("hook", _hook, "what a client's hook runs at an event of its session: recall, record")
+    hook.add_argument("event", help="its name: SessionStart, UserPromptSubmit, PostToolUse, Stop, SessionEnd …")
+    hook.add_argument("--client", default="", help="claude-code, codex, qwen-code or gemini-cli")
     command("demo", _demo, "watch one agent fail and a second succeed, on a throw-away memory")
 
 

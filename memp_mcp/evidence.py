@@ -203,6 +203,46 @@ def error_signature(error: str) -> str:
     return " ".join(text.split())
 
 
+# -- what the user says ----------------------------------------------------------------------------------------------
+
+_LEAD = (
+    r"(?:(?:ok(?:ay)?|yes|yep|great|nice|cool|good|thanks|thank you|thx|oh|hm+|sorry|well|but|no|nope)\b[\s,.!:;-]*)*"
+)
+_IT = r"(?:it|that|this|everything|which)"
+_NOT = r"(?:n['\u2019]t|\s+not)"
+_COMPLAINS = re.compile(
+    rf"{_LEAD}(?:(?:{_IT}\s+)?(?:still|again)\s+(?:fails?\b|failing|broken|crash|(?:is\s+)?not (?:work|right|fixed)"
+    rf"|(?:does|do|is){_NOT}\s+(?:work|pass|compile|build|run|start))"
+    rf"|(?:{_IT}\s+(?:does|did|is|wo|has)|does|did){_NOT}\s+(?:work|help|fix|pass|compile)"
+    rf"|{_IT}(?:['\u2019]s| is| was)\s+(?:still )?(?:wrong|broken|not (?:right|correct|what i (?:asked|meant|wanted)))"
+    r"|not what i (?:asked|meant|wanted)|wrong\b(?! with)|you broke\b"
+    r"|(?:please )?(?:revert|undo) (?:that|this|it|your)\b)",
+    re.IGNORECASE,
+)
+_APPROVES = re.compile(
+    rf"{_LEAD}(?:{_IT}\s+(?:all\s+)?works?\b|works?\s+(?:now|fine|great|well|perfectly)\b|works[.!]*$"
+    rf"|{_IT} (?:did it|fixed it|was it|solved it)\b|(?:fixed|solved)[.!]*$|perfect(?:ly)?\b|excellent\b|awesome\b"
+    r"|lgtm\b|(?:it |that |this |all )?looks (?:good|great|right|perfect)\b"
+    r"|(?:well done|(?:good|great|nice) (?:job|work))\b)"
+    r"|(?:(?:great|nice|cool|thanks(?: a lot| so much)?|thank you(?: very much| so much)?|thx)[\s,.!]*)+$",
+    re.IGNORECASE,
+)
+_RESERVES = re.compile(r"\b(?:but|however|except|although|though|yet|unless|if|when|once|until|should|would)\b|\?")
+
+
+def opinion(text: str) -> bool | None:
+    """What a user's next words say about the work before: True praise, False a complaint, None neither.
+
+    Only what is said of "it", or of nothing at all: a complaint about some thing by name may be the next task.
+    """
+    first = text.strip()[:_LINE]
+    if _COMPLAINS.match(first):
+        return False
+    sentence = re.split(r"(?<=[.!])\s|\n", first, maxsplit=1)[0]
+    approves = _APPROVES.match(first) is not None and not _RESERVES.search(sentence.lower())
+    return True if approves else None
+
+
 # -- the verb of an action --------------------------------------------------------------------------------------------
 
 _CALL = re.compile(r"([A-Za-z_][\w.-]*)\s*(?:(?=[({\[])|:\s)(.*)", re.DOTALL)

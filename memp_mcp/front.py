@@ -46,7 +46,7 @@ def serve_stdio(load: Callable[[], Serve], catalogue: Path = CATALOGUE) -> NoRet
     _leave_on_signals()
     _leave_with_parent()
     converse(wire_in, wire_out, load, catalogue, at_end=_leave_soon)
-    os._exit(0)
+    _leave(0)
 
 
 def converse(
@@ -157,7 +157,23 @@ def _send(wire: BinaryIO, data: bytes) -> None:
         wire.write(data)
         wire.flush()
     except ConnectionError:
-        os._exit(0)  # the client is gone; nothing is lost, for every call is durable before it is answered
+        _leave(0)  # the client is gone; nothing is lost, for every call is durable before it is answered
+
+
+_last_acts: list[Callable[[], None]] = []
+
+
+def before_leaving(act: Callable[[], None]) -> None:
+    """Have *act* called when this process ends; there is time for very little, and no act is to raise."""
+    _last_acts.append(act)
+
+
+def _leave(code: int) -> NoReturn:
+    try:
+        for act in _last_acts:
+            act()
+    finally:
+        os._exit(code)
 
 
 def _claim_wire() -> tuple[io.BufferedIOBase, BinaryIO]:
@@ -181,10 +197,10 @@ def _leave_on_signals() -> None:
     numbers = (signal.SIGTERM, signal.SIGINT)
     if sys.platform == "win32":
         for number in numbers:
-            signal.signal(number, lambda received, _frame: os._exit(128 + received))
+            signal.signal(number, lambda received, _frame: _leave(128 + received))
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-    threading.Thread(target=lambda: os._exit(128 + signal.sigwait(numbers)), name="signals", daemon=True).start()
+    threading.Thread(target=lambda: _leave(128 + signal.sigwait(numbers)), name="signals", daemon=True).start()
 
 
 def _hung_up(wire: io.BufferedIOBase) -> bool:
@@ -202,7 +218,7 @@ def _hung_up(wire: io.BufferedIOBase) -> bool:
 
 def _leave_soon() -> None:
     """End the process though a call may be under way: one that waits for the lock can do so for half a minute."""
-    leave = threading.Timer(_SECONDS_FOR_THE_REST, os._exit, [0])
+    leave = threading.Timer(_SECONDS_FOR_THE_REST, _leave, [0])
     leave.daemon = True
     leave.start()
 
@@ -214,7 +230,7 @@ def _leave_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
-        os._exit(0)
+        _leave(0)
 
     if os.name == "posix":
         threading.Thread(target=watch, name="parent", daemon=True).start()

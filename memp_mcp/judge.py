@@ -144,7 +144,7 @@ def _at(path: str, text: str) -> object:
 
 
 BUILT_IN_RULES = (Rule(name="tests", kind="tests_passed"),)
-"""Evidence only: the summary of a test runner, after the last edit. The exit code of a last command proves nothing."""
+"""Evidence only: what a test runner says, after the last edit. The exit code of any other command proves nothing."""
 
 
 def load_rules(path: Path | None, *, required: bool = False) -> tuple[Rule, ...]:
@@ -211,6 +211,8 @@ def _tests_passed(steps: Sequence[Step], action: str) -> tuple[bool, int] | None
         step = steps[i - 1]
         if re.search(action or _RUNNER, step.action) and not evidence.reads(step.action):
             passed = _summary(step.observation)
+            if passed is None and not action:
+                passed = _exit_of_tests(step)
             if passed is not None:
                 return passed, i
         if evidence.edits(step.action):
@@ -225,25 +227,87 @@ def _summary(observation: str) -> bool | None:
     return True if any(_PASSING.match(line) for line in lines) else None
 
 
+_TESTS = re.compile(
+    r"(?:^|[\s:/'\"])(?:pytest|py\.test|tox|nox|jest|vitest|mocha|rspec|phpunit|ctest)(?=\s|$|['\"])"
+    r"|\bpython[\d.]*\s+-m\s+(?:pytest|unittest)\b|\b\S*tests?\.(?:py|sh|js)\b|\btest_\w+\.(?:py|sh|js)\b"
+    r"|\b(?:npm|pnpm|yarn|bun|cargo|go|mix|make|dotnet|rake|mvnw?|gradlew?|just|hatch)\s+(?:run\s+|-\S+\s+)*(?:test|check)\b"
+)
+_NO_RUN = re.compile(r"\b(?:install|add|uninstall|remove|chmod|echo|--version|--help|--collect-only|--no-run)\b")
+_NONE_RAN = re.compile(r"\bno tests?\b|\b0 (?:tests|passed)\b|\bnothing to be done\b", re.IGNORECASE)
+_HIDES_EXIT = re.compile(r"\||;|&\s*$|&(?!&)\s|\n")
+
+
+def _exit_of_tests(step: Step) -> bool | None:
+    """Whether a plain call of the tests went well, by the exit code that the client noted; else None.
+
+    A runner may say nothing else; and a pipe or a later command may have hidden that it failed.
+    """
+    if step.failed is None or not _TESTS.search(step.action) or _NO_RUN.search(step.action):
+        return None
+    hidden = _HIDES_EXIT.search(step.action.strip().replace("&&", ""))
+    return None if not step.failed and (hidden or _NONE_RAN.search(step.observation)) else not step.failed
+
+
+# -- what was done about it ---------------------------------------------------------------------------------
+
+_UNDOES = re.compile(
+    r"\bgit\s+(?:checkout\s+(?:-f\s+|HEAD\s+)?(?:--\s+)?\.(?:\s|$)|restore\s+\.(?:\s|$)|reset\s+--hard\b)"
+)
+_ASKS_TO_UNDO = re.compile(r"\b(?:revert|undo|reset|restore|discard|roll\s?back|bisect|check\s?out)", re.IGNORECASE)
+
+
+def _undone(trajectory: Trajectory) -> int | None:
+    """The step that took back all that was written before it, where nothing was written after; else None."""
+    if _ASKS_TO_UNDO.search(trajectory.task):
+        return None
+    written = False
+    undone = None
+    for i, step in enumerate(trajectory.steps, start=1):
+        if written and _UNDOES.search(step.action) and evidence.failure(step) is None:
+            undone = i
+        elif evidence.edits(step.action):
+            written, undone = True, None
+    return undone
+
+
+def _seen(trajectory: Trajectory) -> Reward | None:
+    """What the user's own words and a revert say; words count only where a transcript has kept them."""
+    opinion = evidence.opinion(trajectory.feedback) if trajectory.source else None
+    if opinion is not None:
+        reason = f"the user said: {trajectory.feedback[:200]}"
+        return Reward(score=float(opinion), reason=reason, judged_by="user", verified=True)
+    step = _undone(trajectory)
+    if step is None:
+        return None
+    reason = f"what had been written was taken back at step {step}"
+    return Reward(score=0.0, reason=reason, judged_by="rule:undone", verified=True)
+
+
 # -- the judgement ----------------------------------------------------------------------------------------------------
 
 
 def judge(trajectory: Trajectory, *, rules: Sequence[Rule] = (), llm: LLM | None = None) -> Reward | None:
     """Say how well it went (Memp eq. 2), by the best evidence there is; None when nobody can say.
 
-    A reward that it already has is kept. Then the rules, the user's before the built-in ones; the LLM; the caller's
-    outcome: agents do not invent failures, so a reported failure counts as verified, a reported success does not.
+    A reward that it already has is kept. Then the user's rules; the user's words, and whether the work was taken back;
+    the built-in rules; the LLM; the caller's outcome: agents do not invent failures, so a reported failure counts as
+    verified, a reported success does not.
 
     Raises:
         LLMFailed: it came to the LLM, and that gave no usable answer.
     """
     if trajectory.reward is not None:
         return trajectory.reward
-    for rule in (*rules, *BUILT_IN_RULES):
-        found = rule.score(trajectory)
-        if found is not None:
-            return _ruled(rule, *found, trajectory)
+    if found := _by_rules(trajectory, rules) or _seen(trajectory) or _by_rules(trajectory, BUILT_IN_RULES):
+        return found
     return _asked(trajectory, llm) if llm is not None else _reported(trajectory)
+
+
+def _by_rules(trajectory: Trajectory, rules: Sequence[Rule]) -> Reward | None:
+    for rule in rules:
+        if (found := rule.score(trajectory)) is not None:
+            return _ruled(rule, *found, trajectory)
+    return None
 
 
 def _ruled(rule: Rule, score: float, reason: str, trajectory: Trajectory) -> Reward:

@@ -49,6 +49,13 @@ class Settings(BaseModel):
     answer_tokens: Annotated[
         int, Field(ge=200, description="Size of a recall's answer, in tokens (characters / 4).")
     ] = 1500
+    hooks: Annotated[
+        Literal["recall,record", "recall", "record", "off"],
+        Field(description="What the clients' hooks do: recall into the prompt, record at the end, both, or off."),
+    ] = "recall,record"
+    hook_seconds: Annotated[
+        float, Field(gt=0, description="Seconds that a hook may take; past them it says nothing.")
+    ] = 0.3
     retire_uses: Annotated[int, Field(ge=1, description="Verified uses before a procedure can be retired.")] = 3
     retire_below: Annotated[
         float, Field(ge=0, le=1, description="Success rate below which it is retired; 0: never.")

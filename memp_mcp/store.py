@@ -493,9 +493,12 @@ class Store:
         found = self._parsed(Procedure, self._rows_by_id("procedures", ["body"], ids))
         return {p.id: p for p in found}
 
-    def statuses(self) -> dict[str, int]:
-        """How many procedures there are of each status."""
-        return dict(Counter(row["status"] for row in self._tables.rows("procedures", ["status"])))
+    def statuses(self, *, projects: Collection[str] = ()) -> dict[str, int]:
+        """How many procedures there are of each status, in these projects or in all."""
+        where = " OR ".join(_all_equal(project=project) for project in projects)
+        return dict(
+            Counter(row["status"] for row in self._tables.rows("procedures", ["status"], where=where or "true"))
+        )
 
     def briefs(self, ids: Collection[str]) -> list[Brief]:
         """The current revisions of those that are here, without their texts."""

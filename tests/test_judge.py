@@ -136,6 +136,62 @@ def test_a_summary_that_was_only_read_or_printed_by_something_else_is_none() -> 
 # -- the user's rules -------------------------------------------------------------------------------------------------
 
 
+def noted(action: str, observation: str = "", *, failed: bool | None = None) -> Trajectory:
+    step = Step(action=action, observation=observation, failed=failed)
+    return Trajectory(task="mend the shop", steps=(Step(action="sed -i s/1/2/ shop.py"), step))
+
+
+@pytest.mark.parametrize(
+    ("run", "score"),
+    [
+        (noted("Bash: make test", failed=False), 1),
+        (noted("Bash: make test", failed=True), 0),
+        (noted("cargo test --quiet", failed=False), 1),
+        (noted("cd shop && python3 -m pytest -q", failed=False), 1),
+        (noted("pytest -q | tail -1", failed=False), None),
+        (noted("pytest -q | tail -1", failed=True), 0),
+        (noted("pytest; echo done", failed=False), None),
+        (noted("go test ./...", "?   shop  [no test files]", failed=False), None),
+        (noted("pip install pytest", failed=False), None),
+        (noted("make deploy", failed=False), None),
+        (noted("make test"), None),
+    ],
+)
+def test_the_exit_code_of_the_tests_is_a_verdict_where_nothing_hides_it(run: Trajectory, score: float | None) -> None:
+    reward = judge(run)
+
+    assert (reward and reward.score) == score
+
+
+def test_what_the_user_said_goes_before_the_tests_but_only_in_a_transcript() -> None:
+    complaint = {"feedback": "It still doesn't work."}
+    heard = ran(PASSED).model_copy(update=complaint | {"source": "session.jsonl"})
+
+    assert scored(heard) == (0, "user", True)
+    assert scored(heard.model_copy(update={"feedback": "Perfect!"})) == (1, "user", True)
+    assert scored(heard.model_copy(update={"feedback": "Now the docs"})) == (1, "rule:tests", True)
+    assert scored(ran(PASSED).model_copy(update=complaint)) == (1, "rule:tests", True), "that is the agent's word"
+
+
+EDIT = ("sed -i s/1/2/ shop.py", "")
+
+
+@pytest.mark.parametrize(
+    ("steps", "task", "undone"),
+    [
+        ([EDIT, ("git checkout -- .", "")], "mend the shop", True),
+        ([EDIT, ("Bash: git reset --hard HEAD", "HEAD is now at 1"), ("git status", "clean")], "mend the shop", True),
+        ([EDIT, ("git restore .", ""), EDIT], "mend the shop", False),
+        ([("git checkout -- .", ""), EDIT], "mend the shop", False),
+        ([EDIT, ("git checkout -- .", "fatal: not a git repository")], "mend the shop", False),
+        ([EDIT, ("git checkout -- .", "")], "edit it, then restore the tree", False),
+        ([EDIT, ("git checkout main", "")], "mend the shop", False),
+    ],
+)
+def test_work_that_was_taken_back_has_failed(steps: list[tuple[str, str]], task: str, *, undone: bool) -> None:
+    assert scored(ran(*steps, task=task)) == ((0, "rule:undone", True) if undone else None)
+
+
 def test_an_exit_code_rule_reads_the_step_that_it_names() -> None:
     rule = Rule(name="build", kind="exit_code", action="^make")
     assert scored(ran(("make", "exit code 2"), ("ls", "exit code 0")), rule) == (0, "rule:build", True)

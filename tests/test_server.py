@@ -14,10 +14,10 @@ from conftest import OpenMemory
 from mcp import Client, MCPError
 from mcp.types import PromptReference, ResourceTemplateReference
 
-from memp_mcp.cli import compose
 from memp_mcp.errors import StoreNewer
 from memp_mcp.memory import Memory
 from memp_mcp.server import DESCRIPTIONS, INSTRUCTIONS, build_server
+from memp_mcp.serving import compose
 from memp_mcp.settings import Settings
 
 pytestmark = pytest.mark.anyio

@@ -7,7 +7,7 @@ import json
 import sqlite3
 import tarfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ import pytest
 
 from memp_mcp.judge import judge
 from memp_mcp.models import Reward, Step, Trajectory
-from memp_mcp.transcripts import Skipped, read, reading
+from memp_mcp.transcripts import Skipped, episodes, read, reading
 from memp_mcp.transcripts.session import TEXT_CHARACTERS
 
 Line = dict[str, Any]
@@ -475,6 +475,112 @@ def test_an_old_session_of_gemini_is_one_document(tmp_path: Path) -> None:
     assert isinstance(skipped, Skipped)
     assert isinstance(run, Trajectory)
     assert [(s.action, s.failed) for s in run.steps] == [("run_shell_command: make", False)]
+
+
+# -- what a memory that speaks by itself asks of a session -----------------------------------------------------
+
+GIVEN = '<memp-recall recall_id="r_0a1b2c3d4e5f">\n{"procedures":[{"id":"p_0a1b2c3d4e5f"}]}\n</memp-recall>'
+AGAIN = GIVEN.replace("r_0a1b2c3d4e5f", "r_ffffffffffff").replace("p_0a1b2c3d4e5f", "p_ffffffffffff")
+
+
+def claude_with_hook(folder: Path) -> Path:
+    claude = Claude()
+    claude.user("Publish the shop")
+    claude.line("attachment", attachment={"type": "hook_additional_context", "content": [GIVEN]})
+    claude.does("make", f"made\n{GIVEN}")
+    return written(folder / "s.jsonl", claude.lines)
+
+
+def codex_with_hook(folder: Path) -> Path:
+    arguments = json.dumps({"cmd": "make"})
+    call = codex("response_item", type="function_call", name="exec_command", arguments=arguments, call_id="c1")
+    output = codex("response_item", type="function_call_output", call_id="c1", output="made\n")
+    return written(folder / "s.jsonl", [*HEAD, said("developer", GIVEN), call, output])
+
+
+def qwen_with_hook(folder: Path) -> Path:
+    marked = GIVEN.replace("<", "&lt;").replace(">", "&gt;")
+    context = {"text": f"<qwen:user-prompt-submit-context>\n{marked}\n</qwen:user-prompt-submit-context>"}
+    lines = [
+        qwen("a", None, "user", [{"text": "Publish the shop"}, context]),
+        qwen("b", "a", "assistant", [calls("run_shell_command", "c1", command="make")]),
+        qwen("c", "b", "tool_result", [answers("c1", output=f"made\n{marked}")]),
+    ]
+    return written(folder / "s.jsonl", lines)
+
+
+def gemini_with_hook(folder: Path) -> Path:
+    asked = {"id": "1", "type": "user", "content": [{"text": "Publish the shop"}, {"text": GIVEN}]}
+    return written(folder / "s.jsonl", [GEMINI_HEAD, asked, gemini("2", toolCalls=[gemini_call("make", "made\n")])])
+
+
+@pytest.mark.parametrize("client", [claude_with_hook, codex_with_hook, qwen_with_hook, gemini_with_hook])
+def test_a_recall_that_a_hook_gave_is_credited_and_left_out(client: Callable[[Path], Path], tmp_path: Path) -> None:
+    [run] = told(client(tmp_path))
+
+    assert (run.task, run.recall_id, run.used) == ("Publish the shop", "r_0a1b2c3d4e5f", ())
+    assert [s.observation.strip() for s in run.steps] == ["made"]
+
+
+def test_of_several_recalls_that_were_given_each_has_its_share(claude: Claude, tmp_path: Path) -> None:
+    claude.user(f"Publish the shop\n{GIVEN}")
+    claude.does("make", f"error: not signed\n{AGAIN}")
+    file = written(tmp_path / "s.jsonl", claude.lines)
+
+    [run] = told(file)
+    assert (run.recall_id, run.used) == ("r_0a1b2c3d4e5f", ("p_0a1b2c3d4e5f", "p_ffffffffffff"))
+
+    claude.agent({"type": "tool_use", "id": "t1", "name": "mcp__memp__recall_procedure", "input": {"task": "x"}})
+    claude.user([result("t1", json.dumps({"recall_id": "r_aaaaaaaaaaaa"}))])
+    [run] = told(written(file, claude.lines))
+    assert (run.recall_id, run.used) == ("r_aaaaaaaaaaaa", ()), "what the agent asked for goes first"
+
+
+def test_an_episode_keeps_its_id_while_it_grows_and_in_another_file(claude: Claude, tmp_path: Path) -> None:
+    claude.user("Publish the shop", timestamp="2026-01-01T00:00:00.001Z")
+    claude.does("make")
+    [early] = told(written(tmp_path / "s.jsonl", claude.lines))
+    claude.does("make publish")
+    [late] = told(written(tmp_path / "fork.jsonl", claude.lines), project="shop")
+    claude.user("Publish the shop", timestamp="2026-02-02T00:00:00.001Z")
+    claude.user("No: open it")
+    claude.user("Publish the shop", timestamp="2026-02-02T00:00:00.001Z")
+    claude.does("make")
+    *_, again = told(written(tmp_path / "s.jsonl", claude.lines))
+
+    assert (len(early.steps), len(late.steps), early.id) == (1, 2, late.id)
+    assert again.id != early.id
+
+
+def test_what_the_user_says_next_is_kept_with_the_work_that_it_is_about(claude: Claude, tmp_path: Path) -> None:
+    claude.user("Publish the shop")
+    claude.does("make")
+    claude.user("That is wrong.")
+    claude.does("make publish")
+    claude.user("Thanks!")
+    claude.does("make clean")
+    claude.user("Now stop the shop")
+    claude.does("make stop")
+
+    runs = told(written(tmp_path / "s.jsonl", claude.lines))
+
+    assert [(r.task, actions(r), r.feedback) for r in runs] == [
+        ("Publish the shop", ["Bash: make"], "That is wrong."),
+        ("Publish the shop", ["Bash: make publish", "Bash: make clean"], "Thanks!"),
+        ("Now stop the shop", ["Bash: make stop"], ""),
+    ]
+
+
+def test_the_last_episode_is_open_and_that_of_a_record_is_marked(claude: Claude, tmp_path: Path) -> None:
+    claude.user("Publish the shop")
+    claude.does("make")
+    claude.agent({"type": "tool_use", "id": "t3", "name": "mcp__memp__record_trajectory", "input": {"task": "x"}})
+    claude.user("Now stop the shop")
+    claude.does("make stop")
+
+    found = list(episodes(written(tmp_path / "s.jsonl", claude.lines), source_format="claude-code"))
+
+    assert [(e.is_open, e.is_recorded) for e in found] == [(False, True), (True, False)]
 
 
 # -- opencode and Cursor ------------------------------------------------------------------------------------

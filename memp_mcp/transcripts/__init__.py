@@ -38,10 +38,10 @@ from memp_mcp.transcripts import (
     swe_agent,
     tau_bench,
 )
-from memp_mcp.transcripts.found import Documents, Found, Skipped, in_project, reason
+from memp_mcp.transcripts.found import Documents, Found, Located, Skipped, in_project, reason
 from memp_mcp.transcripts.own import Exported
 
-__all__ = ["FORMATS", "Exported", "Format", "Reading", "Skipped", "read", "reading"]
+__all__ = ["FORMATS", "Exported", "Format", "Located", "Reading", "Skipped", "episodes", "read", "reading"]
 
 LOOK_AHEAD = 200
 """Lines at the head of a file among which one has to show its format."""
@@ -153,6 +153,21 @@ def reading(path: Path, *, source_format: str | None = None, project: str = "") 
     Raises:
         BadInput: there is no such file or format, or the content is of no known format.
     """
+    name, found = _recognised(path, source_format)
+    return Reading(name, in_project(found, project))
+
+
+def episodes(path: Path, *, source_format: str) -> Iterator[Located]:
+    """The episodes of a client's session, in its own order, as they stand now.
+
+    Raises:
+        BadInput: there is no such file or format.
+    """
+    _, found = _recognised(path, source_format)
+    return (value for value in found if isinstance(value, Located))
+
+
+def _recognised(path: Path, source_format: str | None) -> tuple[str, Iterator[Found]]:
     if source_format is not None and source_format not in FORMATS:
         raise BadInput(f"There is no format {source_format!r}. {_known()}")
     if not path.is_file():
@@ -163,12 +178,11 @@ def reading(path: Path, *, source_format: str | None = None, project: str = "") 
         head.append((number, document))
         name = source_format or _name(document)
         if name:
-            found = FORMATS[name].read(chain(head, documents), path)
-            return Reading(name, in_project(found, project))
+            return name, FORMATS[name].read(chain(head, documents), path)
         if len(head) >= LOOK_AHEAD:
             break
     if not head:
-        return Reading("", iter([Skipped(path, 1, "The file is empty.")]))
+        return "", iter([Skipped(path, 1, "The file is empty.")])
     first = head[0][1].reason if isinstance(head[0][1], Skipped) else "It is of no known format."
     raise BadInput(f"{path} cannot be read: {first} {_known()}")
 

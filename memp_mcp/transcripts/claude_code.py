@@ -11,6 +11,7 @@ r"""Claude Code's sessions: ``~/.claude/projects/<folder with - for />/<session>
     {"type": "assistant", …, "isApiErrorMessage"?: true, "message": {"id": "msg_…", "model": "…", "content": [
         {"type": "thinking", "thinking": "…"} | {"type": "text", "text": "…"} |
         {"type": "tool_use", "id": "toolu_…", "name": "Bash", "input": {…}}]}}
+    {"type": "attachment", …, "attachment": {"type": "hook_additional_context" | …, "content": ["what a hook said"]}}
     {"type": "system", "subtype": "compact_boundary", "uuid": "…", "parentUuid": null, "logicalParentUuid": "…", …}
 
 The lines are a tree by uuid and parentUuid. One message of the agent takes several lines, one a block, with the same
@@ -31,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic.alias_generators import to_camel
 
 from memp_mcp.transcripts.found import Documents, Located, Skipped, Word, reason, unknown_type
-from memp_mcp.transcripts.session import About, Call, Event, Result, Said, prompt, text_of, trajectories
+from memp_mcp.transcripts.session import About, Call, Event, Result, Said, injected, prompt, text_of, trajectories
 from memp_mcp.transcripts.tree import Node, living
 
 CLIENT = "claude-code"
@@ -59,6 +60,7 @@ class _Line(BaseModel):
     type: str
     uuid: str
     parent_uuid: str | None = None
+    timestamp: Word = ""
     cwd: Word = ""
     agent_id: Word = ""
     subtype: Word = ""
@@ -68,6 +70,7 @@ class _Line(BaseModel):
     is_visible_in_transcript_only: bool = False
     is_api_error_message: bool = False
     message: object = None
+    attachment: object = None
 
     @property
     def is_the_clients(self) -> bool:
@@ -116,19 +119,21 @@ def _chain(line: _Line, roots: dict[str, str]) -> str:
 
 def _node(line: _Line) -> Node:
     node = Node(line.uuid, line.parent_uuid, resumes=line.subtype == "compact_boundary")
+    if isinstance(line.attachment, dict) and line.attachment.get("type") == "hook_additional_context":
+        node.events = list(injected(text_of(line.attachment.get("content"))))
     if not line.is_the_clients:
         message = Message.model_validate(line.message)
         if message.model != "<synthetic>":
             node.message = message.id
-            node.events = [About(message.model, line.cwd), *message_events(line.type, message.content)]
+            node.events = [About(message.model, line.cwd), *message_events(line.type, message.content, line.timestamp)]
     return node
 
 
-def message_events(who: str, content: str | list[dict[str, object]]) -> Iterator[Event]:
+def message_events(who: str, content: str | list[dict[str, object]], at: str = "") -> Iterator[Event]:
     """What the blocks of a message tell; of a person's all texts are one prompt."""
     blocks = [{"type": "text", "text": content}] if isinstance(content, str) else content
     if who == "user":
-        yield from prompt("\n".join(str(b.get("text", "")) for b in blocks if b.get("type") == "text"))
+        yield from prompt("\n".join(str(b.get("text", "")) for b in blocks if b.get("type") == "text"), at)
     for block in blocks:
         match block.get("type"):
             case "text" | "thinking" as kind if who == "assistant":

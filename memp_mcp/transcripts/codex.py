@@ -5,7 +5,7 @@ r"""Codex's rollouts: ``~/.codex/sessions/YYYY/MM/DD/rollout-<time>-<id>.jsonl``
     {"timestamp": "…", "type": "session_meta", "payload": {"id": "…", "cwd": "…", …}}
     {"type": "turn_context", "payload": {"model": "…", "cwd": "…", …}}
     {"type": "response_item", "payload":
-        {"type": "message", "role": "user" | "assistant", "content": [{"type": "input_text", "text": "…"}]} |
+        {"type": "message", "role": "user" | "assistant" | "developer", "content": [{"type": "…", "text": "…"}]} |
         {"type": "reasoning", "summary": [{"type": "summary_text", "text": "…"}]} |
         {"type": "function_call", "name": "exec_command", "namespace"?: "mcp__server", "arguments": "{…}",
          "call_id": "…"} |
@@ -40,7 +40,18 @@ from pydantic import BaseModel, ConfigDict
 
 from memp_mcp.errors import BadInput
 from memp_mcp.transcripts.found import Documents, Located, Skipped, Word, unknown_type
-from memp_mcp.transcripts.session import About, Call, Event, Result, Said, events, prompt, text_of, trajectories
+from memp_mcp.transcripts.session import (
+    About,
+    Call,
+    Event,
+    Result,
+    Said,
+    events,
+    injected,
+    prompt,
+    text_of,
+    trajectories,
+)
 
 CLIENT = "codex"
 _TOLD = ("session_meta", "turn_context", "response_item", "event_msg")
@@ -77,6 +88,7 @@ class _Payload(BaseModel):
 
 class _Line(BaseModel):
     type: Word
+    timestamp: Word = ""
     payload: object = None
 
 
@@ -96,6 +108,7 @@ class _Rollout:
     def __init__(self) -> None:
         self._called: set[str] = set()
         self._script: Call | None = None
+        self._at = ""
 
     def events(self, document: object) -> Iterator[Event]:
         line = _Line.model_validate(document)
@@ -104,6 +117,7 @@ class _Rollout:
         if line.type not in _TOLD:
             raise BadInput(unknown_type(line.type))
         payload = _Payload.model_validate(line.payload)
+        self._at = line.timestamp
         if line.type == "response_item":
             yield from self._item(payload)
         elif line.type == "event_msg":
@@ -114,7 +128,9 @@ class _Rollout:
     def _item(self, item: _Payload) -> Iterator[Event]:
         match item.type:
             case "message" if item.role == "user":
-                yield from prompt(text_of(item.content))
+                yield from prompt(text_of(item.content), self._at)
+            case "message" if item.role == "developer":  # what a hook said stands there, too
+                yield from injected(text_of(item.content))
             case "message" if item.role == "assistant":
                 yield Said(text_of(item.content))
             case "reasoning":
@@ -137,7 +153,7 @@ class _Rollout:
     def _event(self, event: _Payload) -> Iterator[Event]:
         match event.type:
             case "user_message":
-                yield from prompt(text_of(event.message))
+                yield from prompt(text_of(event.message), self._at)
             case "exec_command_end":
                 failed = event.exit_code != 0 if isinstance(event.exit_code, int) else None
                 yield Result(event.call_id, text_of(event.aggregated_output or event.stdout), failed)
@@ -151,7 +167,7 @@ class _Rollout:
 
     def _completed(self, item: dict[str, object]) -> Iterator[Event]:
         if item.get("type") == "UserMessage":
-            yield from prompt(text_of(item.get("content")))
+            yield from prompt(text_of(item.get("content")), self._at)
         done = _DONE.get(str(item.get("type")))
         if done is None:
             return

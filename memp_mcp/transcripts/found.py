@@ -29,10 +29,15 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class Located:
-    """A trajectory and the folder in which the agent worked; empty where the transcript does not say."""
+    """A trajectory of a session, and where it stands in it."""
 
     trajectory: Trajectory
     folder: str
+    """In which the agent worked; empty where the transcript does not say."""
+    is_open: bool = False
+    """It is the last of its session, and goes on when that does."""
+    is_recorded: bool = False
+    """The agent has recorded it itself."""
 
 
 def _word(value: object) -> str:

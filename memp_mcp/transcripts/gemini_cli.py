@@ -44,6 +44,7 @@ class _Message(BaseModel):
 
     id: str
     type: str
+    timestamp: Word = ""
     model: Word = ""
     content: object = None
     parts: object = None
@@ -99,7 +100,7 @@ def _messages(document: dict[str, object]) -> list[object]:
 def _events(message: _Message) -> Iterator[Event]:
     content = message.content if message.content is not None else message.parts
     if message.type == "user":
-        yield from parts_events([content] if isinstance(content, str) else content, by_user=True)
+        yield from parts_events([content] if isinstance(content, str) else content, by_user=True, at=message.timestamp)
     elif message.type in {"gemini", "model"}:
         yield About(message.model)
         for thought in message.thoughts or []:
@@ -113,7 +114,7 @@ def _events(message: _Message) -> Iterator[Event]:
             yield Result(call.id, text, failed)
 
 
-def parts_events(parts: object, *, by_user: bool) -> Iterator[Event]:
+def parts_events(parts: object, *, by_user: bool, at: str = "") -> Iterator[Event]:
     """What the parts of a message in the Gemini API's form tell."""
     texts: list[str] = []
     for part in parts if isinstance(parts, list) else []:
@@ -129,7 +130,7 @@ def parts_events(parts: object, *, by_user: bool) -> Iterator[Event]:
             texts.append(text_of([part]))
         else:
             yield Said(text_of([part]))
-    yield from prompt("\n".join(texts))
+    yield from prompt("\n".join(texts), at)
 
 
 def _response(answer: dict[str, object]) -> Result:

@@ -25,7 +25,7 @@ from pydantic.alias_generators import to_camel
 
 from memp_mcp.transcripts.found import Documents, Located, Skipped, Word, reason, unknown_type
 from memp_mcp.transcripts.gemini_cli import exit_failed, parts_events
-from memp_mcp.transcripts.session import About, Call, Event, Result, prompt, trajectories
+from memp_mcp.transcripts.session import About, Call, Event, Result, injected, prompt, text_of, trajectories
 from memp_mcp.transcripts.tree import Node, living
 
 CLIENT = "qwen-code"
@@ -38,6 +38,7 @@ class _Line(BaseModel):
     type: str
     uuid: str
     parent_uuid: str | None = None
+    timestamp: Word = ""
     cwd: Word = ""
     model: Word = ""
     subtype: Word = ""
@@ -80,10 +81,11 @@ def _events(line: _Line) -> Iterator[Event]:
     parts = (line.message or {}).get("parts")
     displayed = line.system_payload.get("displayText") if isinstance(line.system_payload, dict) else None
     if line.type == "user" and isinstance(displayed, str):
-        yield from prompt(displayed)
+        yield from prompt(displayed, line.timestamp)
+        yield from injected(text_of(parts))
         return
     failed = _failed(line.tool_call_result or {})
-    for event in parts_events(parts, by_user=line.type == "user"):
+    for event in parts_events(parts, by_user=line.type == "user", at=line.timestamp):
         match event:
             case Call(call_id, "tool_call", {"name": str(name), "arguments": arguments}):
                 yield Call(call_id, name, arguments)

@@ -6,10 +6,13 @@ Each format says what happened as a row of events; what follows is the same for 
   command of the client itself (``/compact``) that led to no step.
 - A step is a tool call with its observation, as the agent saw it. What the agent said or thought since the step before
   is its thought, kept short. Images and base64 are left out with a mark, very long texts lose their middle.
-- Left out are the calls of this memory's own tools and what only serves the client (lists of things to do, loading the
-  schema of a tool). The id of a recall and the ids that were used are kept, unless the agent has recorded the episode
-  itself: then the credit was given there.
-- The outcome is unknown: a transcript holds evidence for a judge, no verdict.
+- Left out are the calls of this memory's own tools, what it put into the prompt or behind a result by itself, and what
+  only serves the client (lists of things to do, loading the schema of a tool). The id of a recall and the ids that were
+  used are kept, unless the agent has recorded the episode itself: then the credit was given there.
+- The outcome is unknown: a transcript holds evidence for a judge, no verdict. What the user says next about the work is
+  such evidence, and kept as feedback. After a complaint the same task begins anew.
+- A client's own moment of the prompt identifies the episode, so that one which is read again after it has grown is
+  stored once.
 """
 
 from __future__ import annotations
@@ -22,21 +25,33 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from memp_mcp import evidence
 from memp_mcp.errors import BadInput
-from memp_mcp.models import MAX_CHARACTERS, MAX_STEPS, Step, Trajectory
+from memp_mcp.models import MAX_CHARACTERS, MAX_STEPS, Step, Trajectory, stable_id
 from memp_mcp.transcripts.found import Documents, Located, Skipped, reason
 
 TASK_CHARACTERS = 500
 THOUGHT_CHARACTERS = 400
+COMPLAINT_CHARACTERS = 200
+"""A longer one says what is to be done instead, which is another task."""
 TEXT_CHARACTERS = 40_000
 """Of an action or observation; evidence.py looks at 20,000 at each end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What the user asked for."""
+    """What the user asked for, and the moment of it as the client wrote it down; empty where it did not."""
 
     text: str
+    at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Injected:
+    """A recall that the memory gave by itself: its id, and the first procedure of it."""
+
+    recall_id: str
+    procedure_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +87,7 @@ class About:
     folder: str = ""
 
 
-Event = Prompt | Said | Call | Result | About
+Event = Prompt | Injected | Said | Call | Result | About
 
 
 def events(documents: Documents, path: Path, parse: Callable[[object], Iterable[Event]]) -> Iterator[Event | Skipped]:
@@ -219,8 +234,27 @@ _CONTINUES = re.compile(
 )
 
 
-def prompt(text: str) -> Iterator[Prompt]:
+_RECALLED = re.compile(  # some clients write the marks of a hook's text as entities
+    r'(?:<|&lt;)memp-recall recall_id="(r_[0-9a-f]{12,32})"(?:>|&gt;)(.*?)(?:<|&lt;)/memp-recall(?:>|&gt;)\s*',
+    re.DOTALL,
+)
+
+
+def injected(text: str) -> Iterator[Injected]:
+    """The recalls that this memory put into a text by itself."""
+    for recall_id, told in _RECALLED.findall(text) if "memp-recall" in text else ():
+        first = _PROCEDURE_ID.search(told)
+        yield Injected(recall_id, first[0] if first else "")
+
+
+def prompt(text: str, at: str = "") -> Iterator[Prompt | Injected]:
     """What the user typed, without what the client put around it; nothing where all of it is the client's."""
+    recalled = list(injected(text))
+    yield from _typed(text, at)
+    yield from recalled
+
+
+def _typed(text: str, at: str) -> Iterator[Prompt]:
     if queries := _USER_QUERY.findall(text):
         text = "\n".join(queries)
     if command := _COMMAND.search(text):
@@ -230,11 +264,12 @@ def prompt(text: str) -> Iterator[Prompt]:
         return
     text = _INJECTED.sub("", text).replace(IMAGE, "").strip()
     if text and not _NO_PROMPT.match(text):
-        yield Prompt(text)
+        yield Prompt(text, at)
 
 
-def _continues(text: str) -> bool:
-    return len(text) <= 60 and _CONTINUES.fullmatch(text.strip()) is not None
+def continues(text: str) -> bool:
+    """Whether a prompt asks for nothing new: "go on", "yes", "thanks"."""
+    return len(text) <= 60 and (_CONTINUES.fullmatch(text.strip()) is not None or evidence.opinion(text) is True)
 
 
 # -- episodes ---------------------------------------------------------------------------------------------------------
@@ -250,6 +285,11 @@ _RECALL_ID = re.compile(r'"recall_id\\*"\s*:\s*\\*"(r_[0-9a-f]{12,32})')
 _PROCEDURE_ID = re.compile(r"p_[0-9a-f]{12,32}")
 
 
+def is_own_tool(name: str) -> bool:
+    """Whether a tool is one of this memory's own, however the client writes its name."""
+    return _OWN_TOOL.fullmatch(name) is not None
+
+
 @dataclass(slots=True)
 class _Draft:
     """A step whose observation may still come."""
@@ -263,12 +303,16 @@ class _Draft:
 @dataclass(slots=True)
 class _Episode:
     task: str
+    at: str = ""
+    part: int = 1
     steps: list[_Draft] = field(default_factory=list)
     calls: dict[str, _Draft | str] = field(default_factory=dict)  # of this memory's own tools only the name
     size: int = 0
     recall_id: str | None = None
     used: dict[str, None] = field(default_factory=dict)
+    injected: dict[str, str] = field(default_factory=dict)  # the first procedure by the id of the recall
     recorded: bool = False
+    feedback: str = ""
 
     @property
     def is_full(self) -> bool:
@@ -280,6 +324,15 @@ class _Episode:
         self.recorded |= tool == "record_trajectory"
         used = call.arguments.get("used") if isinstance(call.arguments, dict) else None
         self.used |= dict.fromkeys(u for u in used if _is_procedure(u)) if isinstance(used, list) else {}
+
+    @property
+    def key(self) -> str:
+        """What stays the same while the episode grows; empty where the client notes no time."""
+        return stable_id("k", self.at, self.task, str(self.part)) if self.at else ""
+
+    def continued(self) -> _Episode:
+        """The next part of the same task."""
+        return _Episode(self.task, self.at, self.part + 1)
 
     def act(self, call: Call, thought: str) -> None:
         """Add a step."""
@@ -296,7 +349,7 @@ class _Episode:
             self.recall_id = found[1] if found else self.recall_id
             return
         if not waiting.observation:
-            waiting.observation = cut(result.text, TEXT_CHARACTERS)
+            waiting.observation = cut(_RECALLED.sub("", result.text), TEXT_CHARACTERS)
             self.size += len(waiting.observation)
         waiting.failed = result.failed if waiting.failed is None else waiting.failed
 
@@ -315,8 +368,10 @@ class _Session:
     def hear(self, event: Event) -> Iterator[Located | Skipped]:
         """Take in an event; yields the episode that is over by it, if any."""
         match event:
-            case Prompt(text):
-                self._asked(text)
+            case Prompt():
+                self._asked(event)
+            case Injected(recall_id, procedure_id):
+                self._recalled(recall_id, procedure_id)
             case Said(text):
                 self._said.append(text.strip())
             case Call():
@@ -325,24 +380,41 @@ class _Session:
                 found = (e for e in (self._open, self._ended) if e and call_id in e.calls)
                 if episode := next(found, None):
                     episode.observe(event)
+                    episode.injected |= {i.recall_id: i.procedure_id for i in injected(event.text)}
             case About(model, folder):
                 self._about = About(model or self._about.model, self._about.folder or folder)
 
     def finish(self) -> Iterator[Located | Skipped]:
-        """Yield what is left at the end."""
-        yield from self._told(self._ended)
-        yield from self._told(self._open)
+        """Yield what is left at the end: it may go on when the session does."""
+        for episode in (self._ended, self._open):
+            yield from self._told(episode, is_open=True)
 
-    def _asked(self, text: str) -> None:
+    def _asked(self, prompt: Prompt) -> None:
         if self._open is None or not (self._open.task or self._open.steps):
-            self._open = _Episode(text)
-        elif _continues(text) and self._open.task:
-            if not self._open.steps and self._open.task.startswith("/") and self._ended:
-                self._open, self._ended = self._ended, None
-        elif text != self._open.task:
-            self._ended = self._open if self._open.steps else self._ended
-            self._open = _Episode(text)
+            self._begin(prompt.text, prompt.at)
+        else:
+            self._asked_next(self._open, prompt)
         self._said.clear()
+
+    def _asked_next(self, before: _Episode, prompt: Prompt) -> None:
+        opinion = evidence.opinion(prompt.text) if before.steps else None
+        if opinion is not None:
+            before.feedback = short(prompt.text)
+        if opinion is False and before.task and len(prompt.text) <= COMPLAINT_CHARACTERS:
+            self._begin(before.task, prompt.at)
+        elif continues(prompt.text) and before.task:
+            if not before.steps and before.task.startswith("/") and self._ended:
+                self._open, self._ended = self._ended, None
+        elif prompt.text != before.task:
+            self._begin(prompt.text, prompt.at)
+
+    def _begin(self, task: str, at: str) -> None:
+        self._ended = self._open if self._open and self._open.steps else self._ended
+        self._open = _Episode(task, at)
+
+    def _recalled(self, recall_id: str, procedure_id: str) -> None:
+        self._open = self._open or _Episode("")
+        self._open.injected.setdefault(recall_id, procedure_id)
 
     def _called(self, call: Call) -> Iterator[Located | Skipped]:
         self._open = self._open or _Episode("")
@@ -353,7 +425,7 @@ class _Session:
             self._ended = None
             if self._open.is_full:
                 yield from self._told(self._open)
-                self._open = _Episode(self._open.task)
+                self._open = self._open.continued()
             self._open.act(call, self._thought(call))
             self._said.clear()
 
@@ -361,18 +433,19 @@ class _Session:
         purpose = call.arguments.get("description") if isinstance(call.arguments, dict) else None
         return short("\n".join(filter(None, self._said)) or (purpose if isinstance(purpose, str) else ""))
 
-    def _told(self, episode: _Episode | None) -> Iterator[Located | Skipped]:
+    def _told(self, episode: _Episode | None, *, is_open: bool = False) -> Iterator[Located | Skipped]:
         if episode is None or not episode.steps:
             return
         if not episode.task.strip():
             yield Skipped(self._path, 1, f"Nobody asks for the first {len(episode.steps)} steps.")
             return
         try:
-            yield Located(self._trajectory(episode), self._about.folder)
+            yield Located(self._trajectory(episode), self._about.folder, is_open=is_open, is_recorded=episode.recorded)
         except ValidationError as error:
             yield Skipped(self._path, 1, reason(error))
 
     def _trajectory(self, episode: _Episode) -> Trajectory:
+        recall_id, used = _credits(episode)
         return Trajectory(
             task=task_of(episode.task),
             steps=tuple(
@@ -382,9 +455,24 @@ class _Session:
             client=self._client,
             model=self._about.model,
             source=self._path.name,
-            recall_id=None if episode.recorded else episode.recall_id,
-            used=() if episode.recorded else tuple(episode.used),
+            feedback=episode.feedback,
+            recall_id=recall_id,
+            used=used,
+            key=episode.key,
         )
+
+
+def _credits(episode: _Episode) -> tuple[str | None, tuple[str, ...]]:
+    """The recall to be credited, and the procedures that were used of it where that is known.
+
+    What the agent asked for itself goes before what it was given; of several gifts each has its share.
+    """
+    if episode.recorded:
+        return None, ()
+    if episode.recall_id or episode.used or not episode.injected:
+        return episode.recall_id, tuple(episode.used)
+    given = tuple(dict.fromkeys(p for p in episode.injected.values() if p))
+    return next(iter(episode.injected)), given if len(episode.injected) > 1 else ()
 
 
 def _is_procedure(used: object) -> bool:

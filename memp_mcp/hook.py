@@ -1,0 +1,115 @@
+"""``memp-mcp hook EVENT --client NAME``: what a client's hook runs at an event of its session.
+
+It passes the event on to a server of the memory that is running, and prints what that says, in the form that the
+clients share. It fails open: within 300 ms there is an answer or nothing, the exit code is 0, and stderr stays empty.
+So it imports the standard library only, and of that little: no pathlib, no typing. Without a server it is silent; but
+the end of a turn or session is written down, for the next server to learn from.
+
+The settings that it follows: MEMP_HOME, MEMP_HOOKS and MEMP_HOOK_SECONDS.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+
+from memp_mcp import local
+
+TYPE_CHECKING = False  # that of typing costs three milliseconds
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any, NoReturn
+
+ENDS = frozenset({"Stop", "SessionEnd", "AfterAgent"})
+"""Events after which there is something to learn."""
+
+SECONDS = 0.3
+_BEFORE = 0.05
+"""Seconds that the interpreter needs to come here, and to end."""
+_LONGEST_EVENT = 4_000_000
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Do what the event asks for, and end the process."""
+    until = time.monotonic() + _seconds() - _BEFORE
+    threading.Thread(target=_leave_at, args=(until,), daemon=True).start()
+    try:
+        said = _said(*_asked(arguments), until)
+        if said:
+            os.write(1, said)
+    finally:
+        os._exit(0)  # whatever it was that went wrong: no client is to hear of it
+
+
+def _seconds() -> float:
+    try:
+        return float(os.environ.get("MEMP_HOOK_SECONDS") or SECONDS)
+    except ValueError:
+        return SECONDS
+
+
+def _leave_at(moment: float) -> NoReturn:
+    time.sleep(max(0.0, moment - time.monotonic()))
+    os._exit(0)
+
+
+def _asked(arguments: Sequence[str]) -> tuple[str, str, str]:
+    """The event, the client and the memory's directory; unknown arguments are those of a later version."""
+    options = {"--client": "", "--home": os.environ.get("MEMP_HOME", "").strip() or "~/.memp"}
+    words = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, _, value = argument.partition("=")
+        if name in options:
+            options[name] = value or next(rest, "")
+        else:
+            words.append(argument)
+    return words[0] if words else "", options["--client"], os.path.expanduser(options["--home"])
+
+
+def _said(event: str, client: str, home: str, until: float) -> bytes:
+    """What to print: JSON, or nothing."""
+    ends = event in ENDS
+    wanted = os.environ.get("MEMP_HOOKS", "").strip()
+    if wanted and ("record" if ends else "recall") not in wanted:
+        return b""
+    told = json.loads(_stdin())
+    if not isinstance(told, dict):
+        return b""
+    if ends:
+        _note(event, client, home, told)
+        local.ask(home, {"event": event}, until=until)
+        return b""
+    seconds = until - time.monotonic()
+    answer = local.ask(home, {"event": event, "client": client, "seconds": seconds, "told": told}, until=until)
+    output = answer.get("output") if answer else None
+    return json.dumps(output).encode() if output and isinstance(output, dict) else b""
+
+
+def _stdin() -> bytes:
+    """All of stdin, unless that is more than any event should be."""
+    parts: list[bytes] = []
+    size = 0
+    while part := os.read(0, 1 << 20):
+        size += len(part)
+        if size <= _LONGEST_EVENT:
+            parts.append(part)
+    return b"".join(parts) if size <= _LONGEST_EVENT else b"{}"
+
+
+def _note(event: str, client: str, home: str, told: dict[str, Any]) -> None:
+    """Write down that a session has something to learn from: one note a transcript, the latest."""
+    import hashlib  # noqa: PLC0415 - costs milliseconds, and the recalls do not need it
+
+    transcript = told.get("transcript_path")
+    if not isinstance(transcript, str) or not transcript:
+        return
+    note = {"client": client, "event": event, "transcript": transcript}
+    spool = local.private(os.path.join(local.private(os.path.join(home, "run")), "spool"))
+    path = os.path.join(spool, hashlib.sha256(transcript.encode("utf-8", "replace")).hexdigest()[:24])
+    begun = f"{path}.{os.getpid()}"
+    with open(begun, "w", encoding="utf-8") as file:
+        json.dump(note, file)
+    os.replace(begun, f"{path}.json")

@@ -1,0 +1,149 @@
+"""A server process and the processes of the hooks, as a client starts them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from memp_mcp.store import Store
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets and signals")
+SECONDS = 60
+TASK = "Publish version 1.4.0 of the shop app"
+PASSED = "===== 3 passed in 0.01s ====="
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "memory"
+
+
+def environment(home: Path) -> dict[str, str]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MEMP_")}
+    return inherited | {"MEMP_HOME": str(home), "MEMP_HOOK_SECONDS": str(SECONDS)}
+
+
+def until(is_so: Callable[[], object]) -> None:
+    """Wait for what another process does in its own time."""
+    deadline = time.monotonic() + SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, "it has not come"
+        time.sleep(0.02)
+
+
+@contextmanager
+def server(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server whose memory is open; it ends with its client, unless it has been killed."""
+    hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "client", "version": "1"}}
+    command = [sys.executable, "-m", "memp_mcp"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(home)) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for number, (method, params) in enumerate([("initialize", hello), ("tools/list", {})]):
+            line = {"jsonrpc": "2.0", "id": number, "method": method, "params": params}
+            process.stdin.write(json.dumps(line).encode() + b"\n")
+            process.stdin.flush()
+            process.stdout.readline()
+        until((home / "run" / f"{process.pid}.sock").exists)
+        yield process
+
+
+def hook(home: Path, event: str, **told: object) -> str:
+    """What the model is told at an event; empty where the hook is silent."""
+    done = subprocess.run(
+        [sys.executable, "-m", "memp_mcp", "hook", event, "--client", "codex"],
+        input=json.dumps({"hook_event_name": event, "session_id": "s"} | told),
+        text=True,
+        capture_output=True,
+        check=True,
+        env=environment(home),
+    )
+    assert done.stderr == ""
+    return str(json.loads(done.stdout)["hookSpecificOutput"]["additionalContext"]) if done.stdout else ""
+
+
+def transcript(path: Path) -> Path:
+    """A session of Codex in which the tests passed."""
+    item = {"type": "CommandExecution", "id": "c1", "command": ["bash", "-lc", "./ship sign && pytest"]}
+    lines = [
+        {"type": "session_meta", "payload": {"id": "x", "cwd": "/shop"}},
+        {"type": "event_msg", "payload": {"type": "user_message", "message": TASK}},
+        {
+            "type": "event_msg",
+            "payload": {"type": "item_completed", "item": item | {"aggregated_output": PASSED, "exit_code": 0}},
+        },
+    ]
+    moment = {"timestamp": "2026-01-01T00:00:00Z"}
+    path.write_text("".join(json.dumps(moment | line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def own(path: Path) -> Path:
+    """A trajectory in the program's own format."""
+    told = {"task": TASK, "steps": [{"action": "./ship sign"}], "outcome": "success", "reward": 1}
+    path.write_text(json.dumps(told) + "\n", encoding="utf-8")
+    return path
+
+
+def tasks(home: Path) -> list[str]:
+    return [t.task for t in Store.open(home).all_trajectories()]
+
+
+def test_a_session_is_learnt_from_and_helps_the_next_one(home: Path, tmp_path: Path) -> None:
+    with server(home) as process:
+        assert hook(home, "SessionStart") == ""
+
+        hook(home, "Stop", transcript_path=str(transcript(tmp_path / "rollout.jsonl")))
+        until(lambda: tasks(home))
+        told = ""
+
+        def recalled() -> str:
+            nonlocal told
+            told = hook(
+                home, "UserPromptSubmit", prompt="Publish version 2.0 of the shop app", session_id=str(time.time())
+            )
+            return told
+
+        until(recalled)
+        assert "ship sign" in told
+        assert "1 procedure " in hook(home, "SessionStart")
+
+        assert process.stdin is not None
+        process.stdin.close()
+        assert process.wait(SECONDS) == 0
+        assert not list((home / "run").glob("*.sock"))
+
+
+def test_what_a_killed_server_left_is_taken_up_by_the_next(home: Path, tmp_path: Path) -> None:
+    with server(home) as process:
+        process.send_signal(signal.SIGKILL)
+        process.wait(SECONDS)
+    [left] = (home / "run").glob("*.sock")
+
+    assert hook(home, "SessionEnd", transcript_path=str(transcript(tmp_path / "rollout.jsonl"))) == ""
+
+    with server(home):
+        assert not left.exists()
+        until(lambda: not list((home / "run" / "spool").iterdir()))
+        assert tasks(home) == [TASK]
+
+
+def test_a_server_that_is_stopped_holds_up_nobody(home: Path, tmp_path: Path) -> None:
+    record = [sys.executable, "-m", "memp_mcp", "import", str(own(tmp_path / "one.jsonl"))]
+    subprocess.run(record, check=True, env=environment(home), capture_output=True)
+    with server(home) as stopped, server(home):
+        stopped.send_signal(signal.SIGSTOP)
+        try:
+            os.utime(home / "run" / f"{stopped.pid}.sock")  # so that it is asked first
+            assert "1 procedure " in hook(home, "SessionStart")
+        finally:
+            stopped.send_signal(signal.SIGCONT)

@@ -1,0 +1,155 @@
+"""A hook never stands in a client's way: it says what a server tells it to say, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from memp_mcp import local
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets")
+SECONDS = 60
+HEAVY = {
+    "mcp",
+    "pydantic",
+    "anyio",
+    "numpy",
+    "lancedb",
+    "pyarrow",
+    "rich",
+    "asyncio",
+    "subprocess",
+    "typing_extensions",
+}
+Answer = Callable[[dict[str, Any]], dict[str, Any]]
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[Answer], None]]:
+    """Lets a server of the memory in tmp_path answer."""
+    listening: list[local.Endpoint] = []
+    yield lambda answer: listening.append(local.listen(tmp_path, answer))
+    for endpoint in listening:
+        endpoint.close()
+
+
+def hook(home: Path, *arguments: str, stdin: bytes = b"{}", **env: str) -> subprocess.CompletedProcess[bytes]:
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("MEMP_")}
+    return subprocess.run(
+        [sys.executable, "-m", "memp_mcp", "hook", *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=SECONDS,
+        check=False,
+        env=inherited | {"MEMP_HOME": str(home), "MEMP_HOOK_SECONDS": str(SECONDS)} | env,
+    )
+
+
+def silent(done: subprocess.CompletedProcess[bytes]) -> bool:
+    return (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_hook_prints_what_the_server_says(tmp_path: Path, serve: Callable[[Answer], None]) -> None:
+    asked: list[dict[str, Any]] = []
+
+    def answer(question: dict[str, Any]) -> dict[str, Any]:
+        asked.append(question)
+        return {"output": {"said": "Grüße"}}
+
+    serve(answer)
+    told = {"prompt": "Publish the shop", "session_id": "s"}
+
+    done = hook(tmp_path, "UserPromptSubmit", "--client", "claude-code", stdin=json.dumps(told).encode())
+
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, {"said": "Grüße"}, b"")
+    [question] = asked
+    assert (question["event"], question["client"], question["told"]) == ("UserPromptSubmit", "claude-code", told)
+
+
+def test_the_home_can_be_named_on_the_command_line(tmp_path: Path, serve: Callable[[Answer], None]) -> None:
+    serve(lambda _: {"output": {"said": "here"}})
+
+    done = hook(tmp_path / "elsewhere", "SessionStart", f"--home={tmp_path}", "--later-option")
+
+    assert json.loads(done.stdout) == {"said": "here"}
+
+
+@pytest.mark.parametrize("stdin", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}" + b" " * 5_000_000, b"[" * 100_000])
+@pytest.mark.parametrize("event", ["UserPromptSubmit", "Stop"])
+def test_garbage_is_met_with_silence(tmp_path: Path, serve: Callable[[Answer], None], event: str, stdin: bytes) -> None:
+    serve(lambda question: {"output": question.get("told")})
+
+    assert silent(hook(tmp_path, event, "--client", "codex", stdin=stdin))
+
+
+@pytest.mark.parametrize("arguments", [(), ("Unknown",), ("--client",), ("Stop", "--home")])
+def test_without_a_server_a_hook_is_silent(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    assert silent(hook(tmp_path, *arguments))
+
+
+@pytest.mark.parametrize("said", [{}, {"output": None}, {"output": {}}])
+def test_a_server_that_has_nothing_to_say_makes_the_hook_silent(
+    tmp_path: Path, serve: Callable[[Answer], None], said: dict[str, Any]
+) -> None:
+    serve(lambda _: said)
+
+    assert silent(hook(tmp_path, "SessionStart"))
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for(tmp_path: Path, serve: Callable[[Answer], None]) -> None:
+    never = threading.Event()
+    serve(lambda _: {"never": never.wait(SECONDS)})
+
+    assert silent(hook(tmp_path, "UserPromptSubmit", MEMP_HOOK_SECONDS="0.3"))
+    never.set()
+
+
+def test_a_client_that_never_ends_its_input_is_not_waited_for(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "memp_mcp", "hook", "Stop"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=os.environ | {"MEMP_HOME": str(tmp_path)},
+    ) as process:
+        assert process.wait(SECONDS) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == b""
+
+
+def test_the_end_of_a_turn_is_written_down_for_the_next_server(tmp_path: Path) -> None:
+    told = json.dumps({"transcript_path": "/t.jsonl", "session_id": "s"}).encode()
+
+    assert silent(hook(tmp_path, "Stop", "--client", "codex", stdin=told))
+    assert silent(hook(tmp_path, "SessionEnd", "--client", "codex", stdin=told))
+    assert silent(hook(tmp_path, "Stop", "--client", "codex", stdin=b'{"transcript_path": null}'))
+
+    [note] = (tmp_path / "run" / "spool").iterdir()  # one for each transcript: the latest
+    assert json.loads(note.read_text()) == {"client": "codex", "event": "SessionEnd", "transcript": "/t.jsonl"}
+
+
+@pytest.mark.parametrize(("hooks", "event"), [("off", "Stop"), ("recall", "Stop"), ("record", "UserPromptSubmit")])
+def test_hooks_can_be_switched_off(tmp_path: Path, serve: Callable[[Answer], None], hooks: str, event: str) -> None:
+    serve(lambda _: {"output": {"said": "something"}})
+
+    assert silent(hook(tmp_path, event, stdin=b'{"transcript_path": "/t.jsonl"}', MEMP_HOOKS=hooks))
+    assert not (tmp_path / "run" / "spool").exists()
+
+
+def test_nothing_heavy_is_imported(tmp_path: Path, serve: Callable[[Answer], None]) -> None:
+    serve(lambda _: {})
+    command = [sys.executable, "-X", "importtime", "-m", "memp_mcp", "hook", "Stop", "--home", str(tmp_path)]
+
+    done = subprocess.run(command, input=b"{}", capture_output=True, timeout=SECONDS, check=True)
+
+    imported = {line.rsplit("|", 1)[1].strip().split(".")[0] for line in done.stderr.decode().splitlines()}
+    assert "memp_mcp" in imported
+    assert not imported & HEAVY
