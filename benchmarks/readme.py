@@ -367,7 +367,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "growth-bars": lambda: figures(told("growth")["results"]["bars of growth"]),
     "soak": lambda: figures(told("soak")["results"]["soak"]),
     "soak-latency": lambda: figures(told("soak")["results"]["latency"]),
-    "sharing": lambda: figures(told("team")["results"]["sharing"]),
+    "sharing": lambda: figures(told("sharing")["results"]["sharing"]),
     "import": lambda: figures(told("team")["results"]["import"]),
     "context": lambda: figures(told("context")["results"]["loop"]),
     "retrieval": lambda: retrieval(told("retrieval")["results"]),
