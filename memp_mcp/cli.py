@@ -59,10 +59,10 @@ def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
 
     if not options.http:
         serve_stdio(lambda: serving.on_stdio(lambda: settings))
-    from memp_mcp.web import PATH, Door  # noqa: PLC0415 - imports the SDK
+    from memp_mcp import web  # noqa: PLC0415 - imports the SDK
 
     tokens = Tokens(settings.token_file)
-    door = Door(
+    door = web.Door(
         host=options.host,
         port=options.port,
         hosts=options.allow_host,
@@ -71,9 +71,10 @@ def _serve(options: argparse.Namespace, settings: Settings) -> Answer:
         stateless=options.stateless,
         tokens=tokens if tokens.exist else None,
     )
+    serve = serving.on_http(settings, door)
     asked = "with tokens" if door.tokens else "without tokens, to this machine alone"
-    sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}{PATH} {asked}\n")
-    serving.on_http(settings, door)
+    sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}{web.PATH} {asked}\n")
+    serve()
     return Answer(None, [])
 
 

@@ -18,9 +18,9 @@ from memp_mcp.settings import Settings
 if TYPE_CHECKING:
     from mcp.server import MCPServer
 
+    from memp_mcp import web
     from memp_mcp.embedder import BackgroundEmbedder
     from memp_mcp.memory import Memory
-    from memp_mcp.web import Door
 
 
 def stdio_server() -> Serve:
@@ -118,8 +118,13 @@ def on_stdio(settings: Callable[[], Settings]) -> Serve:
     return partial(serve, compose(settings))
 
 
-def on_http(settings: Settings, door: Door) -> None:
-    """Serve over HTTP until the process is ended; each token's namespace has a memory of its own."""
+def on_http(settings: Settings, door: web.Door) -> Callable[[], None]:
+    """What serves over HTTP until the process is ended; each token's namespace has a memory of its own.
+
+    Raises:
+        BadInput: such a door would be open to everybody, or a package is missing that it needs.
+
+    """
     from memp_mcp import web  # noqa: PLC0415 - imports the SDK
     from memp_mcp.server import build_server  # noqa: PLC0415 - as above
 
@@ -129,4 +134,4 @@ def on_http(settings: Settings, door: Door) -> None:
     server = build_server(
         lambda: memories.memory(web.namespace()), verifier=guard.verifier, auth=guard.auth, middleware=[guard]
     )
-    web.serve(web.application(server, door, ready=memories.missing, meters=meters), door)
+    return partial(web.serve, web.application(server, door, ready=memories.missing, meters=meters), door)
