@@ -6,7 +6,8 @@ The house, in the order in which a request walks through it; imports run the sam
     front.py      the first half second: answers the MCP handshake by handshake.py from catalogue.json, then hands
                   over to stdio.py; catalogue.py makes that file from what the SDK's server says
     hook.py       memp-mcp hook: what the clients' hooks run; asks a running server by local.py, the socket's two ends
-    cli.py        argv + environment → Settings → serve | import | export | show …: the command line
+    cli.py        argv + environment → Settings → serve | import | export | show …: the command line;
+                  commands.py what each command does
     serving.py    Settings → Memory → server, on stdio or HTTP
     demo.py       memp-mcp demo: one agent fails, a second one succeeds, all of it for real
     web.py        serves it over HTTP: who may come in, request ids, health; team.py rate limits and metrics
