@@ -40,7 +40,8 @@ from memp_mcp.record import Recorded, Recorder
 from memp_mcp.reflect import Reflection, Reflector, Report, last_error
 from memp_mcp.retrieve import Match
 from memp_mcp.settings import Settings
-from memp_mcp.store import Hit, Store, StoreSize
+from memp_mcp.store import Hit, Store
+from memp_mcp.upkeep import StoreSize
 from memp_mcp.vectors import Vectorizer
 
 log = logging.getLogger(__name__)
