@@ -269,7 +269,7 @@ def _fits(other: Procedure, draft: Procedure) -> bool:
 
 
 def _is_more_dangerous(other: Procedure, draft: Procedure) -> bool:
-    """Whether it does harm that this run did without, and nobody has confirmed it: planted, it would swallow the run."""
+    """Whether it does harm that this run did without, unconfirmed: planted, it would swallow the run."""
     lines, done = ([s.text for s in p.script] + [s.action for s in p.exemplar] for p in (other, draft))
     return other.status == "provisional" and bool(hazards.introduced(lines, done))
 
