@@ -6,7 +6,7 @@ import random
 
 import pytest
 from builders import procedure
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memp_mcp.models import Counts, Pitfall, RetrievePolicy, Source, Step
@@ -284,6 +284,7 @@ def test_what_is_dangerous_and_unconfirmed_goes_behind_what_is_about_as_good() -
 VALUES = st.one_of(st.none(), st.floats(-1, 30, allow_nan=False))
 
 
+@settings(deadline=None)  # a busy machine is no failure
 @given(st.lists(VALUES, max_size=8))
 def test_scaled_values_are_shares_that_keep_the_order(values: list[float | None]) -> None:
     made = scaled(values)
@@ -294,6 +295,7 @@ def test_scaled_values_are_shares_that_keep_the_order(values: list[float | None]
     assert all(m <= n for v, m in pairs for w, n in pairs if v <= w)
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(VALUES, VALUES, VALUES, VALUES), max_size=6),
     st.sampled_from(["query", "avefact", "hybrid"]),
