@@ -36,10 +36,29 @@ OF_EACH = 12
 LEFT = 12
 ENTROPY = {"Base64HighEntropyString", "HexHighEntropyString"}
 MISSED_AT_FIRST: Sequence[str] = (
-    "Mailchimp", "Terraform Cloud", "Discord bot", "Postman", "New Relic", "Doppler", "Pulumi", "PlanetScale",
-    "Airtable", "Square", "Figma", "Netlify", "Heroku", "1Password", "Alibaba", "Azure client secret", "SAS signature", "netrc",
-    "Docker auth", "AWS access key id", "npmrc", "Notion",
-)  # fmt: skip
+    "Mailchimp",
+    "Terraform Cloud",
+    "Discord bot",
+    "Postman",
+    "New Relic",
+    "Doppler",
+    "Pulumi",
+    "PlanetScale",
+    "Airtable",
+    "Square",
+    "Figma",
+    "Netlify",
+    "Heroku",
+    "1Password",
+    "Alibaba",
+    "Azure client secret",
+    "SAS signature",
+    "netrc",
+    "Docker auth",
+    "AWS access key id",
+    "npmrc",
+    "Notion",
+)
 FOUND_AT_FIRST = 1 - 245 / 864
 """What the detector found of the planted ones before it had learnt these kinds."""
 
@@ -259,8 +278,8 @@ def detectors() -> Mapping[str, tuple[Callable[[str], str], dict[str, object] | 
 
 
 def real_texts() -> Iterator[tuple[str, str]]:
-    """Where it is from, and the text: every string of every real trajectory and transcript."""
-    for path in sorted(p for p in DATA.rglob("*") if p.is_file() and p.suffix != ".md"):
+    """Where it is from, and the text: every string of every real trajectory and transcript (the games are neither)."""
+    for path in sorted(p for p in DATA.rglob("*") if p.is_file() and not p.name.startswith(("README", "games"))):
         source = path.relative_to(DATA).as_posix()
         if path.name.endswith(".tar.xz"):
             with tarfile.open(path) as archive:
