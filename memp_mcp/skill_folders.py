@@ -56,13 +56,14 @@ class Page(NamedTuple):
 
 
 def is_fit(procedure: Procedure, counts: Counts) -> bool:
-    """Whether a procedure is active and its script, as it stands, has a verified success.
+    """Whether a procedure is not retired and its script, as it stands, has a verified success.
 
-    Where its verified uses say nothing yet, the run counts that it was built from: only a verified one makes an active
-    procedure, and a script that was changed later has to succeed anew.
+    Where its verified uses say nothing yet, the run counts that it was built from, if that was verified or a person
+    approved it; a script that was changed later has to succeed anew.
     """
-    verified = counts.successes > 0 if counts.verified else procedure.counted_from == 1
-    return procedure.status == "active" and verified and bool(skills.script_of(procedure))
+    first = procedure.counted_from == 1 and procedure.verified
+    verified = counts.successes > 0 if counts.verified else first
+    return procedure.status != "retired" and verified and bool(skills.script_of(procedure))
 
 
 def fit(memory: Memory, procedures: Sequence[Procedure]) -> list[Procedure]:
