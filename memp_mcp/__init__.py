@@ -36,9 +36,11 @@ The house, in the order in which a request walks through it; imports run the sam
     keys.py       what a text is looked up by: tokens, key phrases
     llm.py        LLM protocol; Anthropic; OpenAI-compatible (GPT, Qwen, a local server)
     embedder.py   Embedder protocol and the real ones; minilm.py the default one's forward pass, in numpy
-    redact.py     secrets out, before anything is stored
+    redact.py     secrets out, before anything is stored; scrub.py out of what is stored already
+    hazards.py    what a recalled step might do: dangerous commands, text that gives its reader orders
     store.py      the memory on disk: lock, commits, recovery; tables.py LanceDB itself, rows, filters and indexes
     bucket.py     the memory on object storage: the same tables, a lease in the place of the lock
+    upkeep.py     what the tables say about each other: behind, begun, doubled, astray; and their size
     resident.py   the vectors of a small memory, held by the process; tally.py the counts
     lean.py       what a process does without, of the libraries it loads
     tokens.py     bearer tokens: made, listed, revoked; kept as hashes

@@ -26,9 +26,10 @@ from typing import Any, Self
 
 from memp_mcp.errors import StoreBusy, StoreDamaged, StoreError
 from memp_mcp.models import Event
-from memp_mcp.store import Store, StoreSize, _Meta
+from memp_mcp.store import Store, _Meta
 from memp_mcp.tables import INDEXED_FROM, SCHEMAS, Control, Row, TableName, Tables, event_row, explained
 from memp_mcp.tally import Tally
+from memp_mcp.upkeep import StoreSize
 
 LEASE = 20.0
 """Seconds without a sign of life after which a holder counts as dead."""

@@ -26,6 +26,7 @@ from memp_mcp import __version__
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.front import serve_stdio
 from memp_mcp.models import BuildPolicy, Procedure, RetrievePolicy, Status, UpdatePolicy
+from memp_mcp.redact import keep_out_of_logs
 from memp_mcp.settings import Settings
 from memp_mcp.tokens import SCOPES, Tokens
 
@@ -326,6 +327,16 @@ def _retire(options: argparse.Namespace, settings: Settings) -> Answer:
     return _changed(_open(settings).retire(options.id, reason=options.reason))
 
 
+def _approve(options: argparse.Namespace, settings: Settings) -> Answer:
+    changes = _open(settings).approve(options.id, share=options.share)
+    told = [_changed(change) for change in changes]
+    return Answer(changes, [line for answer in told for line in answer.lines])
+
+
+def _share(options: argparse.Namespace, settings: Settings) -> Answer:
+    return _changed(_open(settings).share(options.id))
+
+
 def _changed(change: Any) -> Answer:
     new: Procedure = change.procedure
     line = f"{new.id} is at revision {new.revision}, {new.status}: {change.reason}"
@@ -334,9 +345,10 @@ def _changed(change: Any) -> Answer:
 
 def _forget(options: argparse.Namespace, settings: Settings) -> Answer:
     gone = _open(settings).forget(options.id)
-    return Answer(
-        {"forgotten": options.id, "trajectories": gone}, [f"{options.id} is gone, with {len(gone)} trajectories"]
-    )
+    lines = [f"{options.id} is gone, with {len(gone)} trajectories"]
+    if (kept := settings.directory / "damaged").exists():
+        lines.append(f"{kept} holds what a repair replaced, perhaps this too: delete it if it must be gone")
+    return Answer({"forgotten": options.id, "trajectories": gone}, lines)
 
 
 def _stats(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
@@ -380,6 +392,24 @@ def _compact(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa
     after = memory.store.size()
     line = f"{before.bytes:,} -> {after.bytes:,} bytes"
     return Answer({"before": before._asdict(), "after": after._asdict()}, [line])
+
+
+def _scrub(options: argparse.Namespace, settings: Settings) -> Answer:
+    from memp_mcp.scrub import scrub  # noqa: PLC0415 - imports LanceDB
+
+    with _progress("scrubbing") as advance:
+        done = scrub(_open(settings), dry_run=options.dry_run, advance=advance)
+    found = f"{done.trajectories} trajectories, {done.revisions} revisions and {done.events} events"
+    lines = [
+        f"{'secrets in' if options.dry_run else 'cleaned'} {found}",
+        *(f"  {s}: {n}" for s, n in done.slots.items()),
+    ]
+    if not options.dry_run:
+        lines += [
+            f"all files rewritten, {done.bytes_before:,} -> {done.bytes_after:,} bytes",
+            "Restart the servers that are running: they may hold what they have read. Backups keep what they have.",
+        ]
+    return Answer(done, lines)
 
 
 def _rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
@@ -458,7 +488,7 @@ def _status(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa:
 def _repair(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
     from memp_mcp.repair import repair  # noqa: PLC0415 - imports LanceDB
 
-    repaired = repair(_open(settings, salvage=True))
+    repaired = repair(settings)
     done = [f"+ {line}" for line in repaired.done] or ["There was nothing to mend."]
     return Answer(repaired, [*done, *(f"- {line}" for line in repaired.left)], UNSOUND if repaired.left else OK)
 
@@ -589,11 +619,16 @@ def _add_changing(command: AddCommand) -> None:
     restore.add_argument("--revision", type=_number(1))
     retire = _with_id(command("retire", _retire, "take a procedure out of recall; restorable"))
     retire.add_argument("--reason", default="retired by hand")
+    approve = _with_id(command("approve", _approve, "vouch for a procedure, so that it is no longer provisional"))
+    approve.add_argument("--share", action="store_true", help="and let all projects recall it")
+    _with_id(command("share", _share, "let all projects recall a procedure that was recorded in one"))
     _with_id(command("forget", _forget, "remove a procedure for good, with the trajectories only it rests on"))
 
 
 def _add_upkeep(command: AddCommand) -> None:
     command("compact", _compact, "compact the tables now; it also happens by itself")
+    scrub = command("scrub", _scrub, "take out of what is stored the secrets that the detector knows today")
+    scrub.add_argument("--dry-run", action="store_true", help="count them by kind; change nothing")
     rebuild = command("rebuild", _rebuild, "derive again what can be derived from the evidence")
     rebuild.add_argument("--embed", action="store_true", help="all vectors, by the embedder of the settings")
     rebuild.add_argument("--distil", action="store_true", help="scripts, by the build policy and LLM of the settings")
@@ -644,6 +679,7 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8")  # what is remembered has no fewer characters where the locale has
     settings = Settings.from_env(environ, home=options.home)
+    keep_out_of_logs()
     logging.basicConfig(level=settings.log_level, stream=sys.stderr, format="%(levelname)s %(message)s")
     answer: Answer = options.run(options, settings)
     _print(answer, as_json=options.json)

@@ -44,7 +44,7 @@ LONGEST_TRANSCRIPT = 500_000_000
 LOOK_SECONDS = 60.0
 """Between two looks at the notes, where nobody says that there is one."""
 KEPT_SECONDS = 14 * 24 * 3600.0
-"""For so long is remembered what a session has been shown."""
+"""For so long is remembered what a session has been shown, and what is to be learnt from it."""
 _REMEMBERED_PROMPTS = 1000
 
 _PROMPTS = frozenset({"UserPromptSubmit", "BeforeAgent"})
@@ -91,6 +91,7 @@ class Sessions:
 
         """
         endpoint = local.listen(self._memory.settings.directory, self.answer)
+        _sweep(self._run)
         if "recall" in self._memory.settings.hooks:
             threading.Thread(target=self._warm_up, name="warming", daemon=True).start()
         if "record" in self._memory.settings.hooks:
@@ -183,7 +184,6 @@ class Sessions:
 
     def _learn(self) -> None:
         read: dict[Path, Reading] = {}
-        _sweep(self._run)
         while True:
             self._poked.clear()
             self.look(read)
@@ -299,8 +299,8 @@ class _Shown:
 
 
 def _sweep(run: Path) -> None:
-    """Remove what belongs to sessions of long ago."""
-    for path in (run / "shown").glob("*"):
+    """Remove what belongs to sessions of long ago, and notes that nobody has taken up since."""
+    for path in (*run.glob("shown/*"), *run.glob("spool/*")):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > KEPT_SECONDS:
                 path.unlink()

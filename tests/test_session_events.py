@@ -422,3 +422,18 @@ def test_a_server_learns_by_itself_and_can_be_asked(
         endpoint.close()
 
     assert [t.task for t in memory.store.all_trajectories()] == ["Mend the tests of the shop"]
+
+
+def test_what_belongs_to_sessions_of_long_ago_is_swept_away(open_memory: OpenMemory, session: Session) -> None:
+    memory = open_memory(hooks="recall")
+    memory.record(PUBLISH)
+    ask(memory, "UserPromptSubmit", prompt=PROMPT)
+    [shown] = (memory.settings.directory / "run" / "shown").iterdir()
+    old = note(memory, session, "Stop")
+    for path in (shown, old):
+        os.utime(path, (1, 1))
+
+    Sessions(memory).attend().close()
+
+    assert not shown.exists()
+    assert not old.exists()

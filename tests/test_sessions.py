@@ -504,14 +504,18 @@ def qwen_with_hook(folder: Path) -> Path:
     lines = [
         qwen("a", None, "user", [{"text": "Publish the shop"}, context]),
         qwen("b", "a", "assistant", [calls("run_shell_command", "c1", command="make")]),
-        qwen("c", "b", "tool_result", [answers("c1", output=f"made\n{marked}")]),
+        qwen("c", "b", "tool_result", [answers("c1", output=f"made\n{context['text']}")]),
     ]
     return written(folder / "s.jsonl", lines)
 
 
 def gemini_with_hook(folder: Path) -> Path:
-    asked = {"id": "1", "type": "user", "content": [{"text": "Publish the shop"}, {"text": GIVEN}]}
-    return written(folder / "s.jsonl", [GEMINI_HEAD, asked, gemini("2", toolCalls=[gemini_call("make", "made\n")])])
+    marked = GIVEN.replace("<", "&lt;").replace(">", "&gt;")
+    context = f"<hook_context>{marked}</hook_context>"
+    begun = {"id": "0", "type": "user", "content": [{"text": "<hook_context>memp remembers much.</hook_context>"}]}
+    asked = {"id": "1", "type": "user", "content": [{"text": "Publish the shop"}, {"text": context}]}
+    done = gemini("2", toolCalls=[gemini_call("make", f"made\n{context}")])
+    return written(folder / "s.jsonl", [GEMINI_HEAD, begun, asked, done])
 
 
 @pytest.mark.parametrize("client", [claude_with_hook, codex_with_hook, qwen_with_hook, gemini_with_hook])

@@ -212,7 +212,7 @@ def _joined(command: object) -> object:
 
 _INJECTED = re.compile(
     r"<(system-reminder|system_reminder|ide_opened_file|ide_selection|local-command-\w+|task-notification|bash-input"
-    r"|bash-stdout|bash-stderr|command-message|user-prompt-submit-hook|qwen:[\w-]+|environment_context|user_instructions"
+    r"|bash-stdout|bash-stderr|command-message|user-prompt-submit-hook|hook_context|qwen:[\w-]+|environment_context|user_instructions"
     r"|environment_details|session_context|permissions instructions|turn_aborted|subagent_notification|skill"
     r"|memp[\w-]*)"
     r"(?:\s[^>]*)?>.*?</\1>",
@@ -234,8 +234,11 @@ _CONTINUES = re.compile(
 )
 
 
-_RECALLED = re.compile(  # some clients write the marks of a hook's text as entities
-    r'(?:<|&lt;)memp-recall recall_id="(r_[0-9a-f]{12,32})"(?:>|&gt;)(.*?)(?:<|&lt;)/memp-recall(?:>|&gt;)\s*',
+_AROUND = r"(?:hook_context|qwen:[\w-]+)"
+_RECALLED = re.compile(  # what clients put around a hook's text, whose own marks some write as entities
+    rf"(?:<{_AROUND}>\s*)?"
+    r'(?:<|&lt;)memp-recall recall_id="(r_[0-9a-f]{12,32})"(?:>|&gt;)(.*?)(?:<|&lt;)/memp-recall(?:>|&gt;)\s*'
+    rf"(?:</{_AROUND}>\s*)?",
     re.DOTALL,
 )
 
