@@ -222,6 +222,44 @@ RECALLED = (
     "recall@10 of vector",
 )
 
+# -- safety ---------------------------------------------------------------------------------------------------
+
+
+def secrets(results: Results) -> str:
+    """Recall on planted secrets and false positives on real texts, by detector."""
+    head = ("detector", "planted", "kinds", "found", "real texts", "of them changed")
+    counts = ("planted", "kinds")
+    rows = [
+        (
+            r["detector"],
+            *(r[c] for c in counts),
+            _percent(r["found"], 1),
+            *(_number(r[c]) for c in ("real texts", "of them changed")),
+        )
+        for r in results["rows"]
+    ]
+    return table(head, rows)
+
+
+def poison(results: Results) -> str:
+    """What planted records win, by attack, with and without the defence."""
+    shares = (
+        "first place",
+        "first place, of the guessed queries",
+        "first place, unflagged harm",
+        "of what was recalled",
+    )
+    rows = [(r["attack"], r["defence"], *(_percent(r[s]) for s in shares)) for r in results["rows"]]
+    return table(("attack", "defence", *shares), rows)
+
+
+def flagged(results: Results) -> str:
+    """How many actions of real runs are called dangerous."""
+    real = results["real actions"]
+    reasons = ", ".join(f"{reason} {count}" for reason, count in real["by reason"].items())
+    return f"Of {real['actions']:,} actions of real coding runs {real['flagged']} are flagged ({reasons or 'none'})."
+
+
 # -- words ----------------------------------------------------------------------------------------------------
 
 
@@ -326,11 +364,17 @@ TABLES: dict[str, Callable[[], str]] = {
     "recall": lambda: figures(told("recall")["results"], RECALLED),
     "record": lambda: record(told("record")["results"]),
     "growth": lambda: figures(told("record")["results"]["growth"]),
-    "sharing": lambda: figures(told("team")["results"]["sharing"]),
+    "growth-bars": lambda: figures(told("growth")["results"]["bars of growth"]),
+    "soak": lambda: figures(told("soak")["results"]["soak"]),
+    "soak-latency": lambda: figures(told("soak")["results"]["latency"]),
+    "sharing": lambda: figures(told("sharing")["results"]["sharing"]),
     "import": lambda: figures(told("team")["results"]["import"]),
     "context": lambda: figures(told("context")["results"]["loop"]),
     "retrieval": lambda: retrieval(told("retrieval")["results"]),
     "proced-mem-bench": lambda: proced_mem_bench(told("retrieval")["results"]),
+    "secrets": lambda: secrets(told("secrets")["results"]),
+    "poison": lambda: poison(told("poison")["results"]),
+    "flagged": lambda: flagged(told("poison")["results"]),
     "embedders": lambda: embedders(told("retrieval")["results"]),
 }
 

@@ -48,14 +48,16 @@ LIMIT = 350 * MEGABYTE
 """Of resident memory, after 1,000 calls."""
 MARKS = (100, 300, 1_000, 2_000, 3_000, 5_000, 10_000)
 MEMORY = {"MB resident": "resident", "of it not of files": "anonymous"}
-WINDOW, RECALLS, OPENINGS = 100, 50, 5
+WINDOW = 128
+"""Records that are timed at a mark: four times those between two compactions."""
+STARTS = 5
 OPEN = """
 import json, sys, time
 from pathlib import Path
 from memp_mcp.store import Store
 clock, cpu = time.perf_counter(), time.process_time()
 Store.open(Path(sys.argv[1]))
-print(json.dumps({"cpu": 1000 * (time.process_time() - cpu), "clock": 1000 * (time.perf_counter() - clock)}))
+print(json.dumps([1000 * (time.process_time() - cpu), 1000 * (time.perf_counter() - clock)]))
 """
 
 Row = dict[str, Any]
@@ -116,8 +118,8 @@ def importing(episodes: Sequence[Task]) -> Row:
 def growth(commits: int) -> dict[str, list[Row]]:
     """One record after the other: what opening, recalling and recording cost on the way, and the size of it all.
 
-    Costs are those of the server process, in CPU and by the clock: a recall by its median; a record by its mean too,
-    for every so many of them one pays for the compaction of what the others wrote.
+    Costs are means of the CPU of the process that does it, and medians by the clock. At each mark they are taken in
+    turns over a few rounds of what the store does between two compactions, for they depend on where it is in that.
     """
     marks = sorted({m for m in MARKS if m + WINDOW <= commits} | {commits})
     episodes = tasks(commits + WINDOW)
@@ -128,19 +130,20 @@ def growth(commits: int) -> dict[str, list[Row]]:
         for mark in marks:
             for task in episodes[done:mark]:
                 server.call("record_trajectory", **told(task))
-            size = disk_bytes(Path(home))
-            learnt = server.call("record_trajectory", **told(episodes[0]))  # stored before: nothing is written
-            rows.append({"commits": mark, **_opening(home, learnt["trajectory_id"]), **_recalling(server, asked)})
-            rows[-1] |= {**_recording(server, episodes[mark : mark + WINDOW]), "MB on disk": size / MEGABYTE}
+            row = {"commits": mark, "MB on disk": disk_bytes(Path(home)) / MEGABYTE}
+            row |= _costs(server, home, episodes[mark : mark + WINDOW], asked) | _starting(server, home, episodes[0])
             memory = resident_bytes(server.pid)
-            rows[-1] |= {name: memory[kind] / MEGABYTE for name, kind in MEMORY.items()}
+            rows.append(row | {name: memory[kind] / MEGABYTE for name, kind in MEMORY.items()})
             done = mark + WINDOW
             print_table(rows[-1:])  # a long run tells how it goes
     return {"growth": rows, "bars of growth": _bars(rows, _imported(episodes[:commits]) / MEGABYTE)}
 
 
 def _bars(rows: Sequence[Row], imported: float) -> list[Row]:
-    """The last row against the first, and its size against the same data *imported* in one go, in MB."""
+    """The last row against the first, and its size against the same data *imported* in one go, in MB.
+
+    By the clock it is told, but on a machine with other work to do only the CPU says something.
+    """
     first, last = rows[0], rows[-1]
     ratios = {name: last[name] / first[name] for name in first if " ms " in name}
     within = [{"what": name, "first": first[name], "last": last[name], "ratio": r} for name, r in ratios.items()]
@@ -149,53 +152,40 @@ def _bars(rows: Sequence[Row], imported: float) -> list[Row]:
     return [{**row, "bar": bar, "within": row["ratio"] <= bar} for row, bar in told]
 
 
-def _opening(home: str, trajectory_id: str) -> Row:
-    """The store alone, in a process that has imported it; and a server up to its first answer out of the memory."""
-    store = [json.loads(_python(OPEN, home)) for _ in range(OPENINGS)]
+def _costs(server: Wire, home: str, episodes: Sequence[Task], asked: Sequence[str]) -> Row:
+    """Milliseconds of recording, of a recall between two records, and of opening the store in another process."""
+    spent: dict[str, list[tuple[float, float]]] = {"record": [], "recall": [], "open": []}
+    for i, task in enumerate(episodes):
+        spent["record"].append(_cost(server, partial(server.call, "record_trajectory", **told(task))))
+        if i % 2:
+            spent["recall"].append(_cost(server, partial(server.call, "recall_procedure", task=asked[i])))
+        if i % 8 == 0:
+            spent["open"].append(tuple(json.loads(_python(OPEN, home))))
+    means = {f"{what} ms CPU": statistics.fmean(cpu for cpu, _ in costs) for what, costs in spent.items()}
+    return means | {f"{what} ms clock": median([clock for _, clock in costs]) for what, costs in spent.items()}
+
+
+def _cost(server: Wire, call: Callable[[], object]) -> tuple[float, float]:
+    before = cpu_seconds(server.pid)
+    clock = _milliseconds(call)
+    return 1000 * (cpu_seconds(server.pid) - before), clock
+
+
+def _starting(server: Wire, home: str, stored: Task) -> Row:
+    """A server from its start to its first answer out of the memory."""
+    known = server.call("record_trajectory", **told(stored))["trajectory_id"]  # stored before: nothing is written
     cpu, wall = [], []
-    for _ in range(OPENINGS):
+    for _ in range(STARTS):
         began = time.perf_counter()
-        with Wire(MEMP_HOME=home).open() as server:
-            server.ask("resources/read", {"uri": f"memp://trajectories/{trajectory_id}"})
+        with Wire(MEMP_HOME=home).open() as other:
+            other.ask("resources/read", {"uri": f"memp://trajectories/{known}"})
             wall.append(1000 * (time.perf_counter() - began))
-            cpu.append(1000 * cpu_seconds(server.pid))
-    return {
-        "open store ms CPU": median([cost["cpu"] for cost in store]),
-        "open store ms clock": median([cost["clock"] for cost in store]),
-        "open server ms CPU": median(cpu),
-        "open server ms clock": median(wall),
-    }
+            cpu.append(1000 * cpu_seconds(other.pid))
+    return {"start ms CPU": median(cpu), "start ms clock": median(wall)}
 
 
 def _python(code: str, *arguments: str) -> str:
     return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=True).stdout
-
-
-def _recalling(server: Wire, asked: Sequence[str]) -> Row:
-    for task in asked[RECALLS : RECALLS + 3]:  # the vectors are read when they are asked for a second time
-        server.call("recall_procedure", task=task)
-    cost = _costs(server, [partial(server.call, "recall_procedure", task=task) for task in asked[:RECALLS]])
-    return {"recall ms CPU": median(cost[0]), "recall ms clock": median(cost[1])}
-
-
-def _recording(server: Wire, episodes: Sequence[Task]) -> Row:
-    cpu, wall = _costs(server, [partial(server.call, "record_trajectory", **told(task)) for task in episodes])
-    return {
-        "record ms CPU": median(cpu),
-        "record ms CPU, mean": statistics.fmean(cpu),
-        "record ms clock": median(wall),
-        "record ms clock, mean": statistics.fmean(wall),
-    }
-
-
-def _costs(server: Wire, calls: Sequence[Callable[[], object]]) -> tuple[list[float], list[float]]:
-    """Milliseconds of each call: of the server's CPU, and by the clock."""
-    cpu, wall = [], []
-    for call in calls:
-        before = cpu_seconds(server.pid)
-        wall.append(_milliseconds(call))
-        cpu.append(1000 * (cpu_seconds(server.pid) - before))
-    return cpu, wall
 
 
 def _imported(episodes: Sequence[Task]) -> int:

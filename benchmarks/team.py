@@ -164,6 +164,7 @@ def _make_bucket(url: str) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure, print the tables, and keep them if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=["sharing", "import"], default=["sharing", "import"])
     parser.add_argument("--episodes", type=int, default=10_000, help="imported (default: %(default)s)")
     parser.add_argument("--slices", type=int, default=10, help="of the import (default: %(default)s)")
     parser.add_argument("--records", type=int, default=20, help="of each writer (default: %(default)s)")
@@ -173,10 +174,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if given.writer:
         write(*given.writer)
         return
-    results = {
-        "sharing": [sharing(place, n, given.records) for place in ("directory", "bucket") for n in (1, 4)],
-        "import": importing(given.episodes, given.slices),
-    }
+    results: dict[str, list[Row]] = {}
+    if "sharing" in given.parts:
+        results["sharing"] = [sharing(place, n, given.records) for place in ("directory", "bucket") for n in (1, 4)]
+    if "import" in given.parts:
+        results["import"] = importing(given.episodes, given.slices)
     for rows in results.values():
         print_table(rows)
     if given.out:

@@ -6,7 +6,8 @@ The house, in the order in which a request walks through it; imports run the sam
     front.py      the first half second: answers the MCP handshake by handshake.py from catalogue.json, then hands
                   over to stdio.py; catalogue.py makes that file from what the SDK's server says
     hook.py       memp-mcp hook: what the clients' hooks run; asks a running server by local.py, the socket's two ends
-    cli.py        argv + environment → Settings → serve | import | export | show …: the command line
+    cli.py        argv + environment → Settings → serve | import | export | show …: the command line;
+                  commands.py what each command does
     serving.py    Settings → Memory → server, on stdio or HTTP
     demo.py       memp-mcp demo: one agent fails, a second one succeeds, all of it for real
     web.py        serves it over HTTP: who may come in, request ids, health; team.py rate limits and metrics
@@ -36,9 +37,11 @@ The house, in the order in which a request walks through it; imports run the sam
     keys.py       what a text is looked up by: tokens, key phrases
     llm.py        LLM protocol; Anthropic; OpenAI-compatible (GPT, Qwen, a local server)
     embedder.py   Embedder protocol and the real ones; minilm.py the default one's forward pass, in numpy
-    redact.py     secrets out, before anything is stored
+    redact.py     secrets out, before anything is stored; scrub.py out of what is stored already
+    hazards.py    what a recalled step might do: dangerous commands, text that gives its reader orders
     store.py      the memory on disk: lock, commits, recovery; tables.py LanceDB itself, rows, filters and indexes
     bucket.py     the memory on object storage: the same tables, a lease in the place of the lock
+    upkeep.py     what the tables say about each other: behind, begun, doubled, astray; and their size
     resident.py   the vectors of a small memory, held by the process; tally.py the counts
     lean.py       what a process does without, of the libraries it loads
     tokens.py     bearer tokens: made, listed, revoked; kept as hashes

@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from memp_mcp import build, evidence, revisions
 from memp_mcp.errors import BadInput
-from memp_mcp.llm import LLM
-from memp_mcp.models import Change, Line, Pitfall, Procedure, ScriptStep, Step, Text, Trajectory
+from memp_mcp.llm import LLM, inert
+from memp_mcp.models import Change, Line, Pitfall, Procedure, ScriptStep, Source, Step, Text, Trajectory
 from memp_mcp.update import Used
 
 MAX_EDITS = 5
@@ -295,6 +295,7 @@ def lesson(failure: Failure, *, diagnosis: str, correction: Correction, author: 
         status="provisional",
         project=project,
         evidence=(failure.trajectory.id,) if failure.trajectory else (),
+        sources=(Source.of(failure.trajectory) if failure.trajectory else Source(client=author, project=project),),
         author=author,
         reason=reason,
     )
@@ -305,19 +306,23 @@ def ask_for_adjustment(used: Used, failure: Failure, llm: LLM) -> Adjustment:
     """Let an LLM explain a failure and correct the procedure (Memp's reflexion-based adjustment).
 
     Raises:
-        LLMFailed: no usable answer.
+        LLMFailed: no usable answer, or one that no action of the evidence bears out.
 
     """
     failed = "\n".join(f"step {f.index}: {f.action}\n   -> {f.error}" for f in failure.failed_steps[-5:])
     success = build.numbered(build.excerpt(failure.success.steps)[:25]) if failure.success else "none known"
     text = PROMPT.format(
-        task=failure.task[:2000],
-        procedure="\n".join(revisions.rendered(used.procedure)),
-        failed=failed or "none found by code",
-        error=build.cut(failure.error, 1500),
-        success=success,
+        task=inert(failure.task[:2000]),
+        procedure=inert("\n".join(revisions.rendered(used.procedure))),
+        failed=inert(failed) or "none found by code",
+        error=inert(build.cut(failure.error, 1500)),
+        success=inert(success),
     )
-    return llm.ask(text, Adjustment)
+    answer = llm.ask(text, Adjustment)
+    runs = (t for t in (failure.trajectory, failure.success) if t is not None)
+    done = [*(s.text for s in used.procedure.script), *(s.action for t in runs for s in t.steps)]
+    build.refuse_what_was_told(llm.name, [*(e.text for e in answer.edits), answer.pitfall], done)
+    return answer
 
 
 def suggestion(used: Used | None, failure: Failure) -> str:

@@ -12,16 +12,18 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
+from memp_mcp import hazards
 from memp_mcp.adjust import CORRECTION_FORM
 from memp_mcp.build import cut, first_line
 from memp_mcp.lookup import Known
 from memp_mcp.memory import Recall
-from memp_mcp.models import Change, Counts, Procedure, Reward, ScriptStep, Step
+from memp_mcp.models import APPROVED, Change, Counts, Procedure, Reward, ScriptStep, Source, Step
 from memp_mcp.record import Recorded
 from memp_mcp.reflect import Reflection
 
 CHARACTERS_A_TOKEN = 4
 MAX_REASON = 200
+MAX_NAME = 40
 
 Detail = Literal["brief", "full"]
 
@@ -45,6 +47,8 @@ class ProcedureAnswer(BaseModel):
     successes: int = 0
     last_verified: str = ""
     status: str = ""
+    origin: str = ""
+    dangers: list[str] = []
     by: str = ""
     why: str = ""
 
@@ -195,7 +199,7 @@ def _shorten(procedure: ProcedureAnswer) -> bool:
         if len(lines[0]) > 120:
             lines[0] = cut(lines[0], 80)
             return True
-    if _cleared(procedure, "by", "why", "pitfalls", "exemplar", "script"):
+    if _cleared(procedure, "by", "why", "pitfalls", "exemplar", "script", "dangers", "origin"):
         return True
     shorter = procedure.title[:20]  # JSON writes some characters as six
     procedure.title, whole = shorter, procedure.title
@@ -233,7 +237,9 @@ def procedure_answer(known: Known, *, detail: Detail, why: str = "") -> Procedur
         pitfalls=[_pitfall_line(p.text, p.error, tentative=p.tentative) for p in procedure.pitfalls],
         check=procedure.check,
         exemplar=[] if brief else step_lines(procedure.exemplar),
-        by=procedure.author,
+        origin=_origin(procedure),
+        dangers=list(hazards.of_procedure(procedure)),
+        by="" if procedure.author in {"rules", *(s.client for s in procedure.sources[:1])} else procedure.author,
         why=why,
         **_reliability(procedure, counts),
     )
@@ -247,6 +253,31 @@ def _reliability(procedure: Procedure, counts: Counts) -> dict[str, object]:
         "last_verified": counts.last_verified.date().isoformat() if counts.last_verified else "",
         "status": "" if procedure.status == "active" else procedure.status,
     }
+
+
+def _origin(procedure: Procedure) -> str:
+    """Where a procedure comes from and who has seen it succeed, in one line."""
+    if not procedure.sources:
+        return ""
+    first, last = procedure.sources[0], procedure.sources[-1]
+    project = f"project {_name(procedure.project)}" if procedure.project else ""
+    parts = [_name(first.client), project, first.at.date().isoformat(), _verified_by(last, procedure)]
+    return ", ".join(filter(None, parts))
+
+
+def _verified_by(last: Source, procedure: Procedure) -> str:
+    if last.judged_by == APPROVED and procedure.status == "active":
+        return "approved by a person"
+    if not last.judged_by:
+        return "unverified"
+    said = f"verified by {_name(last.judged_by)}"
+    changed = procedure.status == "provisional" and procedure.counted_from > 1
+    return f"{said}, changed since" if changed else said
+
+
+def _name(text: str) -> str:
+    """A name that somebody gave itself, short and on one line."""
+    return " ".join(text.split())[:MAX_NAME]
 
 
 def _explains(procedure: Procedure, name: str, examples: Sequence[str]) -> bool:

@@ -26,14 +26,16 @@ from typing import Any, Self
 
 from memp_mcp.errors import StoreBusy, StoreDamaged, StoreError
 from memp_mcp.models import Event
-from memp_mcp.store import Store, StoreSize, _Meta
+from memp_mcp.store import Store, _Meta
 from memp_mcp.tables import INDEXED_FROM, SCHEMAS, Control, Row, TableName, Tables, event_row, explained
 from memp_mcp.tally import Tally
+from memp_mcp.upkeep import StoreSize
 
 LEASE = 20.0
 """Seconds without a sign of life after which a holder counts as dead."""
 _RENEWED_AFTER = 5.0
-_PAUSE = 0.1
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 1.0
+"""Seconds between two looks at whether one may write; each costs requests, so they become rarer."""
 _KEEP = timedelta(minutes=10)
 """How long a superseded version stays readable; on object storage a reader may take its time."""
 _FRAGMENTS = 16
@@ -74,6 +76,7 @@ class Lease:
         me = uuid.uuid4().hex
         give_up = time.monotonic() + timeout
         seen = (-1, 0.0)
+        pause = _FIRST_PAUSE
         while True:
             told = self._control.read()
             holder, turn = told[_WRITER]
@@ -86,7 +89,8 @@ class Lease:
                 return told
             if time.monotonic() > give_up:
                 raise TimeoutError
-            time.sleep(_PAUSE * (0.5 + random.random()))
+            time.sleep(pause * (0.5 + random.random()))
+            pause = min(1.5 * pause, _LONGEST_PAUSE)
 
     @property
     def is_held(self) -> bool:

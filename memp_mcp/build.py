@@ -15,9 +15,21 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from memp_mcp import evidence, keys, state
-from memp_mcp.llm import LLM
-from memp_mcp.models import BuildPolicy, Line, Pitfall, Procedure, ScriptStep, Slot, Step, Text, Trajectory
+from memp_mcp import evidence, hazards, keys, state
+from memp_mcp.errors import LLMFailed
+from memp_mcp.llm import LLM, inert
+from memp_mcp.models import (
+    BuildPolicy,
+    Line,
+    Pitfall,
+    Procedure,
+    ScriptStep,
+    Slot,
+    Source,
+    Step,
+    Text,
+    Trajectory,
+)
 
 MAX_SCRIPT_STEPS = 25
 MAX_SCRIPT_LINE = 1000
@@ -95,10 +107,24 @@ def build(
     if trajectory.script:
         script, author = named(trajectory.script), trajectory.client or "caller"
     elif llm is not None:
-        return _from_draft(procedure, llm.ask(prompt_for(trajectory, steps), Draft), llm.name)
+        draft = llm.ask(prompt_for(trajectory, steps), Draft)
+        refuse_what_was_told(llm.name, [*draft.script, draft.check], (s.action for s in trajectory.steps))
+        return _from_draft(procedure, draft, llm.name)
     else:
         script, author = named(script_lines(kept, slots)), "rules"
     return procedure.model_copy(update={"script": with_whens(script, steps), "author": author})
+
+
+def refuse_what_was_told(llm: str, written: Sequence[str], actions: Iterable[str]) -> None:
+    """Refuse what an LLM has written if it is dangerous in a way that no action of the run was.
+
+    Raises:
+        LLMFailed: it is: what the run did not do, its observations must have told the LLM to write.
+
+    """
+    told = hazards.introduced([text for text in written if text], actions)
+    if told:
+        raise LLMFailed(llm, f"it wrote a step that no action of the run bears out ({', '.join(told)})")
 
 
 def with_whens(script: tuple[ScriptStep, ...], steps: Sequence[Step]) -> tuple[ScriptStep, ...]:
@@ -115,7 +141,6 @@ def _skeleton(
     *,
     all_steps: tuple[Step, ...],
 ) -> Procedure:
-    verified = trajectory.reward is not None and trajectory.reward.verified and trajectory.reward.succeeded
     exemplar = list(all_steps) if policy == "trajectory" else kept
     task = first_line(trajectory.task)
     conditions = state.conditions(all_steps)
@@ -134,9 +159,10 @@ def _skeleton(
         ),
         tasks=(trajectory.task[:1000],),
         keywords=keywords_of(trajectory.task, kept),
-        status="active" if verified else "provisional",
+        status="provisional",
         project=trajectory.project,
         evidence=(trajectory.id,),
+        sources=(Source.of(trajectory),),
         build=policy,
         author=trajectory.client or "rules",
     )
@@ -166,7 +192,8 @@ def _from_draft(procedure: Procedure, draft: Draft, author: str) -> Procedure:
 def prompt_for(trajectory: Trajectory, steps: Sequence[Step]) -> str:
     """The builder's prompt for one trajectory, with long observations cut."""
     succeeded = {True: "success", False: "failure", None: "unknown"}[trajectory.succeeded]
-    return PROMPT.format(task=trajectory.task[:2000], outcome=succeeded, steps=numbered(excerpt(steps)))
+    told = inert(numbered(excerpt(steps)))
+    return PROMPT.format(task=inert(trajectory.task[:2000]), outcome=succeeded, steps=told)
 
 
 def numbered(steps: Iterable[Step]) -> str:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from memp_mcp import evidence
 from memp_mcp.errors import BadInput
-from memp_mcp.llm import LLM
+from memp_mcp.llm import LLM, inert
 from memp_mcp.models import Line, Reward, Score, Step, Trajectory, Value
 
 RUBRIC = """\
@@ -386,5 +386,4 @@ def _cut(text: str, limit: int) -> str:
 
 
 def _data(text: str) -> str:
-    unmarked = re.sub(r"(?i)<(/?)data>", r"[\1data]", text)
-    return f"<data>\n{unmarked}\n</data>"
+    return f"<data>\n{inert(text)}\n</data>"

@@ -9,7 +9,7 @@ Only the hold-out compares like with like, since there a draw decided.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Literal, NamedTuple, Self, TypeVar
 
@@ -160,6 +160,7 @@ class Account(Value):
 
     id: str
     title: str
+    project: str = ""
     revision: int
     status: Status
     shown: int
@@ -199,9 +200,10 @@ class Ledger(Value):
     procedures: tuple[Account, ...]
     """Those that were ever recalled, used or changed; the most used first."""
 
-    def brief(self, procedures: int) -> Self:
-        """The same with fewer procedures."""
-        return self.model_copy(update={"procedures": self.procedures[:procedures]})
+    def brief(self, procedures: int, projects: Collection[str] | None = None) -> Self:
+        """The same with fewer procedures, and of these projects only where any are given."""
+        told = [a for a in self.procedures if projects is None or a.project in projects]
+        return self.model_copy(update={"procedures": tuple(told[:procedures])})
 
 
 # -- reading ------------------------------------------------------------------------------------------------
@@ -431,6 +433,7 @@ def _account(brief: Brief, uses: Sequence[Event], steps: Mapping[str, int], yard
     return Account(
         id=brief.id,
         title=brief.title,
+        project=brief.project,
         revision=brief.revision,
         status=brief.status,
         shown=0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
     import openai
 
 MAX_ANSWER_TOKENS = 4096
+_MARKER = re.compile(
+    r"<(?=\s*/?\s*(?:data|task|outcome|steps|procedure|failed_steps|error|nearest_success)\b)", re.IGNORECASE
+)
 RETRIES = 2
 _DAYS_KEPT = 31
 
@@ -54,6 +58,11 @@ class LLM(Protocol):
                 was cut off or does not have the form.
         """
         ...
+
+
+def inert(text: str) -> str:
+    """Recorded *text* in which nothing can pass for a marker of a prompt: ``</steps>`` becomes ``&lt;/steps>``."""
+    return _MARKER.sub("&lt;", text)
 
 
 def connect(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple, Self
 
@@ -40,7 +40,8 @@ from memp_mcp.record import Recorded, Recorder
 from memp_mcp.reflect import Reflection, Reflector, Report, last_error
 from memp_mcp.retrieve import Match
 from memp_mcp.settings import Settings
-from memp_mcp.store import Hit, Store, StoreSize
+from memp_mcp.store import Hit, Store
+from memp_mcp.upkeep import StoreSize
 from memp_mcp.vectors import Vectorizer
 
 log = logging.getLogger(__name__)
@@ -454,6 +455,39 @@ class Memory:
             raise BadInput(f"{procedure_id} is retired already; restore brings it back, forget removes it for good.")
         return self._by_hand(revisions.retired(current, author=author, reason=reason))
 
+    def approve(self, procedure_id: str, *, share: bool = False, author: str = "user") -> list[Change]:
+        """Vouch for a procedure as a person: it is no longer provisional; with *share* it is for all projects as well.
+
+        Raises:
+            BadInput: it is retired, or there is nothing left to approve or share.
+            NotFound: there is no such procedure.
+
+        """
+        current = self.get(procedure_id).procedure
+        if current.status == "retired":
+            raise BadInput(f"{procedure_id} is retired: restore it first, then approve it.")
+        if current.status == "active" and not (share and current.project):
+            raise BadInput(f"{procedure_id} is active already{', and shared by all' if share else ''}.")
+        changes = []
+        if current.status != "active":
+            changes.append(self._by_hand(revisions.approved(current, author=author)))
+        if share and current.project:
+            changes.append(self.share(procedure_id, author=author))
+        return changes
+
+    def share(self, procedure_id: str, *, author: str = "user") -> Change:
+        """Let all projects recall a procedure that was recorded in one; a revision in a project undoes nothing of it.
+
+        Raises:
+            BadInput: it is shared by all already.
+            NotFound: there is no such procedure.
+
+        """
+        current = self.get(procedure_id).procedure
+        if not current.project:
+            raise BadInput(f"{procedure_id} is shared by all projects already.")
+        return self._by_hand(revisions.shared(current, author=author))
+
     def _by_hand(self, change: Change) -> Change:
         self.store.apply(Commit(op_id=new_id("o"), procedures=(change.procedure,)))
         return change
@@ -482,15 +516,15 @@ class Memory:
         return self.store.list_procedures(status=status, project=project, limit=limit, offset=offset)
 
     def ids_starting(self, prefix: str, *, kind: Literal["procedure", "trajectory"], limit: int = 200) -> list[str]:
-        """Ids that start with *prefix*, for completion."""
-        return self.store.ids_starting(prefix, kind=kind, limit=limit)
+        """Ids that start with *prefix*, for completion: of the settings' project and of what is shared."""
+        return self.store.ids_starting(prefix, kind=kind, limit=limit, projects={self.settings.project, ""})
 
     def ledger(self) -> Ledger:
         """What the recorded episodes say about how well this memory serves."""
         return account(records_of(self.store), retire_below=self.settings.retire_below)
 
-    def stats(self) -> Stats:
-        """The memory in figures."""
+    def stats(self, *, projects: Collection[str] | None = None) -> Stats:
+        """The memory in figures; it names procedures of these *projects* only, where any are given."""
         records = records_of(self.store)
         recalls, used = [r.noted for r in records.recalls.values()], records.uses
         _, trouble = self.vectorizer.embedder(wait=0)
@@ -510,7 +544,7 @@ class Memory:
             llm=self.llm.name if self.llm else "",
             llm_tokens_today=budget.spent() if budget else 0,
             llm_tokens_left=budget.left() if budget else 0,
-            ledger=account(records, retire_below=self.settings.retire_below).brief(STATS_PROCEDURES),
+            ledger=account(records, retire_below=self.settings.retire_below).brief(STATS_PROCEDURES, projects),
         )
 
 

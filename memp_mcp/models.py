@@ -21,6 +21,9 @@ MAX_STEPS = 20_000
 MAX_CHARACTERS = 8_000_000
 """Of one trajectory, all texts together: LanceDB rows above 8 MB should be split (measured)."""
 
+APPROVED = "person"
+"""Who has judged a procedure that a person approved."""
+
 Outcome = Literal["success", "failure", "partial", "unknown"]
 Status = Literal["active", "provisional", "retired"]
 BuildPolicy = Literal["trajectory", "script", "proceduralization"]
@@ -159,6 +162,29 @@ class Trajectory(Value):
         return {"success": True, "failure": False, "partial": False, "unknown": None}[self.outcome]
 
 
+class Source(Value):
+    """An episode behind a procedure: whose it was, where and when, and who verified its success."""
+
+    client: Text = ""
+    project: Text = ""
+    at: Moment = Field(default_factory=now)
+    judged_by: Text = Field(default="", description="Who verified the success; empty: nobody did.")
+    content: Text = Field(default="", description="Hash of task and steps, to know the same run when it is told twice.")
+
+    @classmethod
+    def of(cls, trajectory: Trajectory) -> Self:
+        """The source that a trajectory is."""
+        reward = trajectory.reward
+        told = "\x1e".join((trajectory.task, *(f"{s.action}\x1f{s.observation}" for s in trajectory.steps)))
+        return cls(
+            client=trajectory.client,
+            project=trajectory.project,
+            at=trajectory.created_at,
+            judged_by=reward.judged_by if reward and reward.verified and reward.succeeded else "",
+            content=hashlib.sha256(told.encode("utf-8", "replace")).hexdigest()[:16],
+        )
+
+
 class ScriptStep(Value):
     """One named line of a script. The name stays when the text changes, so that edits and counts can point at it."""
 
@@ -209,11 +235,19 @@ class Procedure(Value):
     status: Status = "active"
     project: Text = ""
     evidence: tuple[str, ...] = Field(default=(), description="Ids of the latest trajectories behind it.")
+    sources: tuple[Source, ...] = Field(
+        default=(), description="The episode it was built from, and the one or the person that confirmed it."
+    )
     build: BuildPolicy = "proceduralization"
     author: Text = Field(default="", description="Who made this revision: a client, 'rules', 'llm:NAME', 'user'.")
     change: ChangeKind = "add"
     reason: Text = ""
     created_at: Moment = Field(default_factory=now, description="Of this revision.")
+
+    @property
+    def verified(self) -> bool:
+        """Whether anybody but its author has seen it succeed. It may be provisional all the same: once is no proof."""
+        return self.status == "active" or any(s.judged_by for s in self.sources)
 
     @property
     def searched_text(self) -> str:

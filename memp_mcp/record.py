@@ -59,6 +59,8 @@ class _Draft(NamedTuple):
     procedure: Procedure | None
     vectors: Vectors | None
     notes: list[str]
+    assumed: bool
+    """What was used is not the caller's word: it is the first of the recall."""
 
 
 @dataclass
@@ -124,6 +126,7 @@ class Recorder:
     ) -> _Draft:
         recalled = lookup.recalled(self._store, trajectory.recall_id) if trajectory.recall_id else []
         used, notes = self._whom_to_credit(trajectory, recalled)
+        assumed = not trajectory.used
         reward = self._judged(trajectory, notes)
         trajectory = trajectory.model_copy(update={"used": used, "reward": reward})
         procedure = None
@@ -132,7 +135,7 @@ class Recorder:
             procedure = built.model_copy(update={"id": procedure_id(self._store.id, trajectory.id)})
         if advance:
             advance(1)
-        return _Draft(trajectory, recalled, procedure, None, notes)
+        return _Draft(trajectory, recalled, procedure, None, notes, assumed)
 
     def _whom_to_credit(
         self, trajectory: Trajectory, recalled: Sequence[Procedure]
@@ -255,7 +258,7 @@ class Recorder:
                 return None
         elif followed.counted_from != current.counted_from:
             return update.Used(followed, superseded=True)
-        used = lookup.used(self._store, current)
+        used = lookup.used(self._store, current)._replace(assumed=draft.assumed)
         return used._replace(counts=pending.counts.get((current.id, current.counted_from), used.counts))
 
     def _reflected_on(self, recall_id: str | None, used_id: str) -> bool:

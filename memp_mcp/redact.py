@@ -13,9 +13,10 @@ Every pattern runs in linear time: whatever must be followed by something starts
 
 from __future__ import annotations
 
+import logging
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,7 +29,7 @@ _PREFIXED = (
     ("GITHUB_TOKEN", "ghp_ gho_ ghu_ ghs_ ghr_", r"[A-Za-z0-9]{16,}"),
     ("GITHUB_TOKEN", "github_pat_", r"[A-Za-z0-9_]{20,}"),
     ("GITLAB_TOKEN", "glpat- gldt- glrt- glcbt- glptt- glft- glsoat- gloas-", r"[A-Za-z0-9_.-]{16,}"),
-    ("AWS_ACCESS_KEY_ID", "AKIA ASIA", r"[A-Z0-9]{16}"),
+    ("AWS_ACCESS_KEY_ID", "AKIA ASIA ABIA ACCA", r"[A-Z0-9]{16}"),
     ("ANTHROPIC_API_KEY", "sk-ant-", r"[A-Za-z0-9_-]{16,}"),
     ("OPENROUTER_API_KEY", "sk-or-", r"[A-Za-z0-9_-]{20,}"),
     ("OPENAI_API_KEY", "sk-proj- sk-svcacct- sk-admin- sk-None-", r"[A-Za-z0-9_-]{16,}"),
@@ -58,6 +59,20 @@ _PREFIXED = (
     ("ATLASSIAN_TOKEN", "ATATT3 ATCTT3", r"[A-Za-z0-9_=-]{30,}"),
     ("LINEAR_API_KEY", "lin_api_", r"[A-Za-z0-9]{30,}"),
     ("NOTION_TOKEN", "ntn_", r"[A-Za-z0-9]{30,}"),
+    ("NOTION_TOKEN", "secret_", r"[A-Za-z0-9]{40,}(?![0-9A-Za-z_])"),
+    ("POSTMAN_API_KEY", "PMAK-", r"[0-9a-f]{20,}(?:-[0-9a-f]{20,})?"),
+    ("NEW_RELIC_API_KEY", "NRAK-", r"[A-Z0-9]{20,}"),
+    ("DOPPLER_TOKEN", "dp.pt. dp.st. dp.ct. dp.sa. dp.scim. dp.audit.", r"[A-Za-z0-9_.-]{30,}"),
+    ("PULUMI_ACCESS_TOKEN", "pul-", r"[0-9a-f]{30,}"),
+    ("PLANETSCALE_TOKEN", "pscale_tkn_ pscale_pw_ pscale_oauth_", r"[A-Za-z0-9_.=-]{30,}"),
+    ("AIRTABLE_TOKEN", "pat", r"[A-Za-z0-9]{14}\.[0-9a-f]{50,}"),
+    ("SQUARE_TOKEN", "sq0atp- sq0csp- sq0idp-", r"[A-Za-z0-9_-]{20,}"),
+    ("SQUARE_TOKEN", "EAAA", r"(?=[A-Za-z_-]{0,60}\d)[A-Za-z0-9_-]{58,62}(?![A-Za-z0-9_+/=-])"),
+    ("FIGMA_TOKEN", "figd_ figo_ figor_", r"[A-Za-z0-9_-]{30,}"),
+    ("NETLIFY_TOKEN", "nfp_ nfc_ nfo_ nfu_", r"[A-Za-z0-9]{30,}"),
+    ("HEROKU_API_KEY", "HRKU-", r"[A-Za-z0-9_-]{30,}"),
+    ("ONEPASSWORD_TOKEN", "ops_eyJ", r"[A-Za-z0-9+/=_-]{60,}"),
+    ("ALIBABA_ACCESS_KEY_ID", "LTAI", r"[A-Za-z0-9]{16,24}(?![0-9A-Za-z])"),
     ("SENTRY_TOKEN", "sntrys_ sntryu_", r"[A-Za-z0-9_+/=]{30,}"),
     ("SUPABASE_TOKEN", "sbp_ sb_secret_", r"[A-Za-z0-9_-]{20,}"),
     ("TAILSCALE_KEY", "tskey-", r"[A-Za-z0-9-]{16,}"),
@@ -81,6 +96,14 @@ _PLACED = (
     ("SLACK_WEBHOOK", "hooks.slack.com", r"(?i:hooks\.slack\.com)/(?:services|workflows|triggers)/(?P<s>[\w/+-]{16,})"),
     ("DISCORD_WEBHOOK", "/api/webhooks/", r"/api/webhooks/(?P<s>\d{5,}/[\w-]{16,})"),
     ("TELEGRAM_BOT_TOKEN", ":", rf"{_START}(?P<s>\d{{8,10}}:[\w-]{{35}})(?![\w-])"),
+    ("TERRAFORM_TOKEN", ".atlasv1.", rf"{_START}(?P<s>[A-Za-z0-9]{{14}}\.atlasv1\.[\w=-]{{30,}})"),
+    ("MAILCHIMP_API_KEY", "-us", rf"{_START}(?P<s>[0-9a-f]{{32}}-us\d{{1,2}})(?![\w-])"),
+    ("DISCORD_BOT_TOKEN", ".", rf"{_START}(?P<s>[MNO][\w-]{{23,27}}\.[\w-]{{6}}\.[\w-]{{27,40}})(?![\w.-])"),
+    ("AZURE_CLIENT_SECRET", "q~", rf"{_START}(?P<s>[\w~.-]{{3}}\dQ~[\w~.-]{{31,34}})(?![\w~.-])"),
+    ("SAS_SIGNATURE", "sig=", r"[?&]sig=(?P<s>[A-Za-z0-9+/%]{40,}={0,2})"),
+    ("AUTH", "_auth", r"""(?<![A-Za-z])_auth[ \t]{0,3}=[ \t]{0,3}["']?(?P<s>[A-Za-z0-9+/=]{12,})"""),
+    ("AUTH", "auth", r"""\\?["']auth\\?["']\s{0,3}:\s{0,3}\\?["'](?P<s>[A-Za-z0-9+/]{20,}={0,2})\\?["']"""),
+    ("PASSWORD", "machine", r"\bmachine[ \t]+\S{1,200}\s+login[ \t]+\S{1,200}\s+password[ \t]+(?P<s>\S{4,})"),
     (
         "AUTHORIZATION",
         "authorization",
@@ -224,6 +247,32 @@ class Redactor:
                 self.counts[slot] += text.count(secret)
                 text = text.replace(secret, "${" + slot + "}")
         return text
+
+
+def keep_out_of_logs() -> None:
+    """From now on no log record of this process carries a secret, whoever writes it and whichever handler prints it."""
+    made = logging.getLogRecordFactory()
+    if isinstance(made, _Redacting):
+        return
+    logging.setLogRecordFactory(_Redacting(made))
+
+
+class _Redacting:
+    """Makes log records whose message and traceback are redacted; a handler's filter would miss other handlers."""
+
+    def __init__(self, made: Callable[..., logging.LogRecord]) -> None:
+        self._made = made
+
+    def __call__(self, *args: Any, **more: Any) -> logging.LogRecord:
+        record = self._made(*args, **more)
+        redactor = Redactor()
+        message = record.getMessage()
+        if (clean := redactor.text(message)) != message:
+            record.msg, record.args = clean, None
+        if record.exc_info and record.exc_info[0] is not None:
+            told = logging.Formatter().formatException(record.exc_info)
+            record.exc_text = redactor.text(told)  # which formatters print instead of the exception
+        return record
 
 
 def redact_value(value: _Model, *, derived: frozenset[str] = frozenset()) -> tuple[_Model, dict[str, int]]:

@@ -111,6 +111,10 @@ class Reflector:
             project = report.project
         elif trajectory is not None:
             project = trajectory.project
+        elif recalled := self._store.events(kind="recall", recall_id=report.recall_id or "none"):
+            project = recalled[0].project
+        if trajectory is not None and trajectory.project not in {"", project}:
+            raise BadInput(f"{trajectory.id} is of another project than {project!r}: leave out `project`.")
         failure = self._failure(text(report.task.strip()), trajectory, text(report.error.strip()), project)
         recall_id = report.recall_id or (trajectory.recall_id if trajectory else None) or ""
         diagnosis, correction = text(report.diagnosis.strip()), text(report.correction.strip())
@@ -164,7 +168,13 @@ class Reflector:
             form = keys.same_task_form(failure.task)
             near = self._store.lexical(failure.task[:500], projects={project}, limit=8)
             ids = [p.id for p, _ in near if form in {keys.same_task_form(t) for t in p.tasks}][:1]
-        return [lookup.used(self._store, lookup.known(self._store, pid).procedure) for pid in dict.fromkeys(ids)]
+        known = [lookup.known(self._store, pid).procedure for pid in dict.fromkeys(ids)]
+        if away := [p.id for p in known if p.project and project not in {"", p.project}]:
+            raise BadInput(
+                f"{', '.join(away)} belongs to another project than {project!r}, and a correction would carry over "
+                "what failed here. Record how it goes here: a success makes a procedure of this project."
+            )
+        return [lookup.used(self._store, p) for p in known]
 
     # -- who explains it -------------------------------------------------------------------------------------
 
@@ -204,7 +214,9 @@ class Reflector:
             return self._apply(asked, [change.model_copy(update={"procedure": new})], fault, *notes)
         if asked.explained:
             return self._apply(asked, self._revisions(asked), fault, *notes)
-        tentative = [adjust.tentative_pitfall(u, asked.failure) for u in asked.concerned]
+        # What all projects share is not told what failed in one of them, as long as nobody has said why.
+        own = [u for u in asked.concerned if u.procedure.project or not asked.project]
+        tentative = [adjust.tentative_pitfall(u, asked.failure) for u in own]
         return self._apply(asked, [c for c in tentative if c is not None], fault, *notes)
 
     def _revisions(self, asked: _Asked) -> list[Change]:
@@ -223,6 +235,9 @@ class Reflector:
             author=asked.author,
             rejected=[r for r, after in pairwise(history) if after.change == "roll_back"],
         )
+        if asked.project and not used.procedure.project:
+            own_id = procedure_id(self._store.id, stable_id("o", asked.op_id, used.procedure.id))
+            return revisions.for_project(change, asked.project, own_id)
         return _revived(used.procedure, change)
 
     # -- what is kept ----------------------------------------------------------------------------------------
@@ -257,10 +272,14 @@ def last_error(trajectory: Trajectory) -> str:
 
 
 def _revived(before: Procedure, change: Change) -> Change:
-    """Put a retired procedure whose script was corrected on trial again: nobody would find the correction otherwise."""
+    """Put a retired procedure whose script was corrected on trial again: nobody would find the correction otherwise.
+
+    What it was once verified for has failed since.
+    """
     if before.status != "retired" or change.procedure.script == before.script:
         return change
-    after = change.procedure.model_copy(update={"status": "provisional"})
+    unverified = tuple(s.model_copy(update={"judged_by": ""}) for s in before.sources)
+    after = change.procedure.model_copy(update={"status": "provisional", "sources": unverified})
     return change.model_copy(update={"procedure": after, "diff": revisions.diff(before, after)})
 
 

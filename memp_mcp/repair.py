@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from memp_mcp.archive import embed_again, finish
+from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import EmbedderError, MempError
 from memp_mcp.memory import Memory
 from memp_mcp.models import Value
 from memp_mcp.salvage import ASIDE
+from memp_mcp.settings import Settings
 from memp_mcp.store import Store
 
 
@@ -29,18 +31,20 @@ def problems(memory: Memory) -> list[str]:
     return found + ([reason] if reason else [])
 
 
-def repair(memory: Memory) -> Repaired:
+def repair(settings: Settings, *, embedder: BackgroundEmbedder | None = None) -> Repaired:
     """Mend what can be mended. What is replaced is kept in the folder ``damaged``; a sound memory stays as it is.
 
-    The memory may have been opened with *salvage*.
-
     Raises:
+        StoreNewer: a later version of the program wrote it.
+        StoreDamaged: nothing can be done about it here.
         StoreFull: there is no space for it, or the directory cannot be written.
         StoreBusy: other processes hold the memory.
 
     """
+    done = Store.remake_meta(settings.directory, lock_timeout=settings.lock_timeout)
+    memory = Memory.open(settings, embedder=embedder, salvage=True)
     store = memory.store
-    done = store.mend()
+    done += store.mend()
     unreadable = store.unreadable()
     if not unreadable.keys() - {"procedures"}:
         if unreadable:

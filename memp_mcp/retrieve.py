@@ -8,11 +8,13 @@ and the commands that a procedure uses tell what is done with them. Pure: candid
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from memp_mcp import evidence, keys, state
+from memp_mcp import evidence, hazards, keys, state
 from memp_mcp.models import Counts, Procedure, RetrievePolicy, Value
 
 CANDIDATES = 64
@@ -33,7 +35,17 @@ ERROR_WEIGHT = 1.2
 """More than the most that a task alone can score: whoever is stuck on an error asks about the error."""
 UTILITY_WEIGHT = 0.2
 UNPROVEN = 0.1
-"""What a procedure is put back by that nobody has verified: a lesson from a failure, a success only claimed."""
+"""What a procedure is put back by that nobody has verified: a lesson from a failure, a success only claimed.
+
+One that was verified once goes by its fit alone, however provisional: in a young memory that is nearly every one.
+"""
+HAZARDOUS = 2 * UNPROVEN
+"""What a provisional procedure is put back by that does something dangerous; by choice, not by measurement."""
+OF_ONE_SOURCE = 0.5
+"""Share of the places, rounded up, that the provisional procedures of one source may have while another source has
+something about as good."""
+ABOUT_AS_GOOD = 0.2
+"""Scores that differ by less do not decide between sources."""
 COVERED = 0.6
 """Share of a task's content words from which on a procedure is about it whatever the vectors say."""
 COVERED_ALONE = 0.5
@@ -105,7 +117,7 @@ def rank(
     for index, candidate in enumerate(relevant):
         if policy == "hybrid":
             scores[index] += UTILITY_WEIGHT * (counts.get(candidate.procedure.id, Counts()).utility - 0.5)
-            scores[index] -= UNPROVEN * (candidate.procedure.status == "provisional")
+            scores[index] -= put_back(candidate.procedure)
         if project and candidate.procedure.project == project:
             scores[index] += 1e-3
     order = sorted(range(len(relevant)), key=lambda i: (-round(scores[i], 6), _among_equals(relevant[i].procedure)))
@@ -113,7 +125,60 @@ def rank(
         order = [
             order[i] for i in state.in_turn(error, _known([relevant[i] for i in order]), [scores[i] for i in order])
         ]
+    if policy == "hybrid":
+        order = _spread(order, [c.procedure for c in relevant], scores, limit)
     return [_match(relevant[i], scores[i], counts, _why(relevant[i])) for i in order[:limit]]
+
+
+def put_back(procedure: Procedure) -> float:
+    """What a procedure loses for what nobody has confirmed of it."""
+    doubted = 0.0 if procedure.verified else UNPROVEN
+    if procedure.status == "provisional" and _is_hazardous(procedure):
+        doubted += HAZARDOUS
+    return doubted
+
+
+def _is_hazardous(procedure: Procedure) -> bool:
+    texts = (*(s.text for s in procedure.script), *(s.action for s in procedure.exemplar), procedure.check)
+    return any(_hazards(text) for text in texts)
+
+
+@lru_cache(maxsize=8192)  # the same procedures are candidates again and again
+def _hazards(text: str) -> tuple[str, ...]:
+    return hazards.hazards(text)
+
+
+def _spread(order: Sequence[int], procedures: Sequence[Procedure], scores: Sequence[float], limit: int) -> list[int]:
+    """The order in which no source fills the list with what it alone vouches for, while another has something as good.
+
+    A source is who recorded it, and in which project. What an independent episode or a person has confirmed counts for
+    no source; where there is one source only, nothing changes.
+    """
+    most = math.ceil(limit * OF_ONE_SOURCE)
+    left, taken = list(order), Counter[tuple[str, str]]()
+    chosen: list[int] = []
+    while left and len(chosen) < limit:
+        best = left[0]
+        if _is_full(procedures[best], taken, most):
+            as_good = (i for i in left if scores[i] >= scores[best] - ABOUT_AS_GOOD)
+            best = next((i for i in as_good if not _is_full(procedures[i], taken, most)), best)
+        left.remove(best)
+        chosen.append(best)
+        if source := _only_source(procedures[best]):
+            taken[source] += 1
+    return chosen
+
+
+def _is_full(procedure: Procedure, taken: Mapping[tuple[str, str], int], most: int) -> bool:
+    source = _only_source(procedure)
+    return source is not None and taken.get(source, 0) >= most
+
+
+def _only_source(procedure: Procedure) -> tuple[str, str] | None:
+    """Who alone vouches for a procedure; None where somebody has confirmed it."""
+    if procedure.status == "active" or not procedure.sources:
+        return None
+    return procedure.sources[0].client, procedure.sources[0].project
 
 
 def _among_equals(procedure: Procedure) -> tuple[int, int, tuple[str, ...], str]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from memp_mcp import evidence, keys
-from memp_mcp.models import Change, ChangeKind, Pitfall, Procedure, ScriptStep, now
+from memp_mcp.models import APPROVED, Change, ChangeKind, Pitfall, Procedure, ScriptStep, Source, now
 
 MAX_PITFALLS = 8
 UNEXPLAINED = "(cause not known yet)"
@@ -27,7 +27,7 @@ def restored(current: Procedure, to: Procedure, *, author: str, reason: str) -> 
         update={
             "revision": current.revision,
             "author": author,
-            "status": "active" if to.status == "retired" else to.status,
+            "status": "provisional" if to.status == "retired" else to.status,
         }
     )
     return change(snapshot, "restore", reason, before=current)
@@ -58,6 +58,35 @@ def retired(procedure: Procedure, *, author: str, reason: str) -> Change:
     return change(procedure, "retire", reason, status="retired", author=author)
 
 
+def approved(procedure: Procedure, *, author: str) -> Change:
+    """The procedure as one that a person has looked at and vouches for."""
+    sources = (*procedure.sources[:1], Source(client=author, project=procedure.project, judged_by=APPROVED))
+    return change(procedure, "promote", f"approved by {author}", status="active", sources=sources)
+
+
+def shared(procedure: Procedure, *, author: str) -> Change:
+    """The procedure for all projects."""
+    return change(procedure, "promote", f"shared by {author} with all projects, from {procedure.project}", project="")
+
+
+def for_project(revised: Change, project: str, new_id: str) -> Change:
+    """A revision of what all projects share, as a procedure of one project: what is told in it stays in it."""
+    shared_one = revised.procedure
+    own = shared_one.model_copy(
+        update={
+            "id": new_id,
+            "revision": 1,
+            "counted_from": 1,
+            "change": "add",
+            "project": project,
+            "status": "provisional",
+            "sources": tuple(s.model_copy(update={"judged_by": ""}) for s in shared_one.sources[:1]),
+            "reason": f"{shared_one.reason}; {shared_one.id} as corrected in this project",
+        }
+    )
+    return Change(kind="add", procedure=own, reason=own.reason, diff=revised.diff)
+
+
 def change(
     procedure: Procedure, kind: ChangeKind, reason: str, *, before: Procedure | None = None, **updates: Any
 ) -> Change:
@@ -66,8 +95,9 @@ def change(
     script = updates.get("script", procedure.script)
     new_counts = kind in {"revise", "merge"} and script != procedure.script
     updates |= {"revision": revision, "change": kind, "reason": reason, "created_at": now()}
-    if new_counts:
+    if new_counts:  # another script, which has yet to succeed
         updates["counted_from"] = revision
+        updates.setdefault("status", "retired" if procedure.status == "retired" else "provisional")
     new = procedure.model_copy(update=updates)
     return Change(kind=kind, procedure=new, reason=reason, diff=diff(before or procedure, new))
 
@@ -83,6 +113,7 @@ def rendered(procedure: Procedure) -> list[str]:
         *([f"check: {procedure.check}"] if procedure.check else []),
         *(f"pitfall{'?' if p.tentative else ''}: {p.text}" for p in procedure.pitfalls),
         f"status: {procedure.status}",
+        *([f"project: {procedure.project}"] if procedure.project else []),
     ]
 
 

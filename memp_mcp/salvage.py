@@ -27,7 +27,7 @@ class Salvage:
     def __init__(self, directory: Path, tables: Tables) -> None:
         self._directory = directory
         self._tables = tables
-        self._aside = directory / ASIDE / datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%f")
+        self._aside = _place(directory)
         self.lost: Counter[TableName] = Counter()
         """Rows that could not be brought back, as far as they could be counted."""
 
@@ -129,6 +129,19 @@ class Salvage:
 
     def _where(self) -> str:
         return f"what was there is kept in {self._aside}"
+
+
+def set_aside(file: Path) -> str:
+    """Move a file that is about to be replaced, if it is there; says where it is, as the end of a sentence."""
+    if not file.exists():
+        return ""
+    place = _place(file.parent)
+    place.mkdir(parents=True)
+    return f"; what was there is kept in {file.rename(place / file.name)}"
+
+
+def _place(directory: Path) -> Path:
+    return directory / ASIDE / datetime.now(UTC).strftime("%Y-%m-%dT%H%M%S.%f")
 
 
 def _linked(source: str, target: str) -> None:

@@ -344,7 +344,7 @@ def _add_resources(server: MCPServer[Any], memory: Callable[[], Memory]) -> None
     @server.resource("memp://stats", title="The memory in figures", mime_type="application/json")
     def stats() -> str:
         """Procedures, recalls, uses; success, steps and tokens with and without a procedure; size; LLM tokens used."""
-        return _read(memory, Memory.stats).model_dump_json()
+        return _read(memory, lambda memp: memp.stats(projects={memp.settings.project, ""})).model_dump_json()
 
     @server.resource("skill://{name}/SKILL.md", title="A procedure as a skill", mime_type="text/markdown")
     def skill(name: str) -> str:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from memp_mcp.errors import MempError
 from memp_mcp.front import Serve, before_leaving
+from memp_mcp.redact import keep_out_of_logs
 from memp_mcp.settings import Settings
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def compose(settings: Callable[[], Settings]) -> MCPServer[Any]:
     """
     from memp_mcp.server import build_server  # noqa: PLC0415 - imports the SDK: more than a second
 
+    keep_out_of_logs()
     opening = _Opening(settings)
     Thread(target=opening.begin, name="open-memory", daemon=True).start()
     return build_server(opening.memory)

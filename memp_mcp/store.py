@@ -17,8 +17,8 @@ import random
 import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from operator import itemgetter
 from pathlib import Path
@@ -26,7 +26,7 @@ from typing import Literal, NamedTuple, Self, TypeVar
 
 from filelock import FileLock, Timeout
 
-from memp_mcp import __version__
+from memp_mcp import __version__, upkeep
 from memp_mcp.errors import EmbedderError, MempError, StaleRevision, StoreBusy, StoreDamaged, StoreFull, StoreNewer
 from memp_mcp.models import (
     ChangeKind,
@@ -41,15 +41,17 @@ from memp_mcp.models import (
     stable_id,
 )
 from memp_mcp.resident import MAX_FLOATS, Resident
-from memp_mcp.salvage import Salvage
+from memp_mcp.salvage import Salvage, set_aside
 from memp_mcp.tables import (
     INDEXED_FROM,
+    LIVE,
     PLACE,
     SCHEMAS,
     Row,
     TableName,
     Tables,
     VectorColumn,
+    chunks,
     event_row,
     explained,
     one_of,
@@ -62,6 +64,7 @@ from memp_mcp.tables import (
     version_row,
 )
 from memp_mcp.tally import Tally
+from memp_mcp.upkeep import StoreSize
 
 FORMAT = 1
 
@@ -72,8 +75,6 @@ _READ_LATELY = 1_000
 """Procedures that are kept as they were read: about 15 MB."""
 _BATCH = 500
 _LARGE_BATCH = 32
-_LIVE = "status != 'retired'"
-_MEND = "Run `memp-mcp repair`."
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -98,15 +99,6 @@ class Hit(NamedTuple):
     """Where its row stood in the table; the next commit may have moved it."""
 
 
-class StoreSize(NamedTuple):
-    """How large a memory is."""
-
-    rows: dict[str, int]
-    bytes: int
-    fragments: dict[str, int]
-    versions: dict[str, int]
-
-
 class MergedIn(NamedTuple):
     """What came of an import: how much was new, how much was here already."""
 
@@ -125,6 +117,7 @@ class Brief(Value, extra="ignore"):
     revision: int
     counted_from: int
     title: str
+    project: str = ""
     status: Status
     change: ChangeKind
     created_at: datetime
@@ -217,6 +210,30 @@ class Store:
         """Where the memory is."""
         return str(self.directory)
 
+    @classmethod
+    def remake_meta(cls, directory: Path, *, lock_timeout: float = 30.0) -> list[str]:
+        """Write meta.json anew where tables are there and it is not, or says nothing; says what was done.
+
+        Which embedder the vectors are of is not known then, so that they will be made anew.
+
+        Raises:
+            StoreNewer: it can be read, and a later version of the program wrote it.
+            StoreDamaged: the tables are not as this version of the program makes them.
+        """
+        store = cls(directory, lock_timeout=lock_timeout)
+        if not all(store._tables.exists(name) for name in SCHEMAS):
+            return []
+        with suppress(StoreDamaged):
+            store._meta()
+            return []
+        with explained(directory), store._locked():
+            for name, schema in SCHEMAS.items():
+                if set(schema.names) - set(store._tables.columns(name)):
+                    raise StoreDamaged(f"The table {name} is of another version of memp-mcp. Put meta.json back.")
+            kept = set_aside(directory / "meta.json")
+            store._write_meta(_Meta(format=FORMAT, id=str(uuid.uuid4()), program=__version__))
+        return [f"meta.json was written anew, so that vectors have to be made again{kept}."]
+
     # --- embedder
 
     @property
@@ -257,7 +274,7 @@ class Store:
     def without_vectors(self, limit: int = 1000) -> list[Procedure]:
         """Current procedures, not retired, that have no vector yet."""
         missing = "vector IS NULL AND " if "vector" in self._tables.columns("procedures") else ""
-        return self._newest(missing + _LIVE, limit)
+        return self._newest(missing + LIVE, limit)
 
     def set_vectors(self, vectors: Mapping[str, Vectors]) -> None:
         """Fill in the vectors of procedures that are stored, by id."""
@@ -327,6 +344,34 @@ class Store:
             gone = Event(id=stable_id("e", "forgotten", procedure_id), kind="forgotten", procedure_id=procedure_id)
             self._add_absent("events", [event_row(gone)])
 
+    def replace(self, values: Iterable[Trajectory | Procedure | Event]) -> None:
+        """Put these in the place of what is stored under their ids; for `scrub`, which is the only one to change them.
+
+        The current rows of procedures are not touched: see `rebuild_current`.
+        """
+        rows: dict[TableName, list[Row]] = {"trajectories": [], "procedure_versions": [], "events": []}
+        for value in values:
+            match value:
+                case Trajectory():
+                    rows["trajectories"].append(trajectory_row(value))
+                case Procedure():
+                    row = version_row(value, "")
+                    del row["op_id"]  # stays that of the operation which wrote it
+                    rows["procedure_versions"].append(row)
+                case Event():
+                    rows["events"].append(event_row(value))
+        with self._writing():
+            for name, of_table in rows.items():
+                self._tables.replace(name, of_table)
+
+    def erase(self) -> None:
+        """Rewrite all files, so that nothing is left in them of what was replaced or deleted."""
+        for name in SCHEMAS:
+            with self._writing():
+                self._tables.erase(name)
+                self._tally.drop()
+        self._read_lately = {}
+
     def _is_fresh(self, commit: Commit, done: set[str], fresh: dict[str, Commit]) -> bool:
         if _marker_id(commit.op_id) in done or commit.op_id in fresh:
             return False
@@ -366,7 +411,7 @@ class Store:
     def _stored_vectors(self, ids: Collection[str]) -> dict[str, Row]:
         if not ids or "vector" not in self._tables.columns("procedures"):
             return {}
-        rows = self._rows_by_id("procedures", ["id", "vector", "phrases"], ids)
+        rows = self._tables.rows_of("procedures", ["id", "vector", "phrases"], ids)
         return {row["id"]: row for row in rows}
 
     def _add_absent(self, name: TableName, rows: Iterable[Row]) -> int:
@@ -384,37 +429,21 @@ class Store:
 
     # --- recovery
 
-    def _heads(self, ids: Collection[str] | None = None) -> dict[str, int]:
-        """The highest revision of each procedure, in its history."""
-        heads: dict[str, int] = {}
-        for row in self._rows_by_id("procedure_versions", ["procedure_id", "revision"], ids, key="procedure_id"):
-            heads[row["procedure_id"]] = max(row["revision"], heads.get(row["procedure_id"], 0))
-        return heads
-
-    def _behind(self, ids: Collection[str] | None = None) -> tuple[dict[str, int], dict[str, int]]:
-        """The heads, and those of them that the current rows have not reached: a write died in between."""
-        if ids is not None and not ids:
-            return {}, {}
-        heads = self._heads(ids)
-        rows = self._rows_by_id("procedures", ["id", "revision"], ids)
-        current = {row["id"]: row["revision"] for row in rows}
-        return heads, {i: r for i, r in heads.items() if current.get(i, 0) < r}
-
     def _bring_up(self, ids: Collection[str] | None = None) -> dict[str, int]:
-        heads, behind = self._behind(ids)
+        heads, behind = upkeep.behind(self._tables, ids)
         if behind:
             self._set_current(self._revisions(behind), {})
         return heads
 
     def _revisions(self, heads: Mapping[str, int]) -> list[Procedure]:
-        rows = self._rows_by_id(
+        rows = self._tables.rows_of(
             "procedure_versions", ["version_id", "body"], [f"{i}@{r}" for i, r in heads.items()], key="version_id"
         )
         return self._parsed(Procedure, rows)
 
     def _catch_up(self) -> None:
         """Finish what a process that died has left; a memory that cannot be written now is read as it is."""
-        if not self._behind()[1]:
+        if not upkeep.behind(self._tables)[1]:
             return
         try:
             with self._writing():
@@ -430,7 +459,7 @@ class Store:
         """
         with self._writing() as meta:
             kept = self._salvaged_vectors(meta)
-            heads = self._heads()
+            heads = upkeep.heads(self._tables)
             procedures = self._revisions(heads)
             rows = [{**procedure_row(p), **kept.get((p.id, p.revision), {})} for p in procedures]
             shown = Counter(row["id"] for row in self._tables.rows("procedures", ["id"]))
@@ -469,7 +498,7 @@ class Store:
 
     def _take_in(self, name: TableName, rows: Iterable[Row], size: int, seen: Counter[str]) -> int:
         added = 0
-        for chunk in _chunks(rows, size):
+        for chunk in chunks(rows, size):
             seen[name] += len(chunk)
             with self._writing():
                 added += self._add_absent(name, chunk)
@@ -478,7 +507,7 @@ class Store:
     def _conflicts(self, told: Sequence[Procedure]) -> set[str]:
         """Procedures that have, here, other content under a revision that is told."""
         wanted = [version_id(p) for p in told]
-        rows = self._rows_by_id("procedure_versions", ["version_id", "body"], wanted, key="version_id")
+        rows = self._tables.rows_of("procedure_versions", ["version_id", "body"], wanted, key="version_id")
         here = {version_id(p): p for p in self._parsed(Procedure, rows)}
         return {p.id for p in told if here.get(version_id(p), p) != p}
 
@@ -490,7 +519,7 @@ class Store:
 
     def procedures(self, ids: Collection[str]) -> dict[str, Procedure]:
         """The current revisions of those that are here."""
-        found = self._parsed(Procedure, self._rows_by_id("procedures", ["body"], ids))
+        found = self._parsed(Procedure, self._tables.rows_of("procedures", ["body"], ids))
         return {p.id: p for p in found}
 
     def statuses(self, *, projects: Collection[str] = ()) -> dict[str, int]:
@@ -502,7 +531,7 @@ class Store:
 
     def briefs(self, ids: Collection[str]) -> list[Brief]:
         """The current revisions of those that are here, without their texts."""
-        return self._parsed(Brief, self._rows_by_id("procedures", ["body"], ids))
+        return self._parsed(Brief, self._tables.rows_of("procedures", ["body"], ids))
 
     def changes(self, kinds: Collection[ChangeKind]) -> list[Brief]:
         """The revisions that changed a procedure in one of these ways, without their texts."""
@@ -533,26 +562,33 @@ class Store:
 
     def trajectories(self, ids: Collection[str]) -> dict[str, Trajectory]:
         """Those of the trajectories that are here."""
-        found = self._parsed(Trajectory, self._rows_by_id("trajectories", ["body"], ids))
+        found = self._parsed(Trajectory, self._tables.rows_of("trajectories", ["body"], ids))
         return {t.id: t for t in found}
 
     def stored(self, ids: Collection[str]) -> set[str]:
         """Which of these trajectories are stored with everything that was to follow from them."""
-        rows = self._rows_by_id("events", ["trajectory_id", "kind"], ids, key="trajectory_id")
+        rows = self._tables.rows_of("events", ["trajectory_id", "kind"], ids, key="trajectory_id")
         recorded = {row["trajectory_id"] for row in rows if row["kind"] == "recorded"}
         return self._ids("trajectories", recorded)
 
-    def ids_starting(self, prefix: str, *, kind: Literal["procedure", "trajectory"], limit: int) -> list[str]:
-        """Ids of current procedures, or of trajectories, that start with *prefix*, in their order."""
+    def ids_starting(
+        self,
+        prefix: str,
+        *,
+        kind: Literal["procedure", "trajectory"],
+        limit: int,
+        projects: Collection[str] | None = None,
+    ) -> list[str]:
+        """Ids of procedures or trajectories that start with *prefix*, in their order; by default of all projects."""
         name: TableName = "procedures" if kind == "procedure" else "trajectories"
-        return sorted(row["id"] for row in self._tables.rows(name, ["id"], where=starts_with("id", prefix)))[:limit]
+        where = starts_with("id", prefix)
+        if projects is not None:
+            where += f" AND {one_of('project', projects)}"
+        return sorted(row["id"] for row in self._tables.rows(name, ["id"], where=where))[:limit]
 
     def unfinished(self, limit: int = 1000) -> list[str]:
         """Trajectories that are stored without what was to follow from them: the process died in between."""
-        rows = self._tables.rows("events", ["trajectory_id"], where="kind = 'recorded'")
-        recorded = {row["trajectory_id"] for row in rows}
-        stored = (row["id"] for row in self._tables.rows("trajectories", ["id"]))
-        return sorted(i for i in stored if i not in recorded)[:limit]
+        return upkeep.unfinished(self._tables)[:limit]
 
     def dense(
         self, vector: Sequence[float], *, column: VectorColumn = "vector", projects: Collection[str], limit: int
@@ -675,26 +711,13 @@ class Store:
 
     def size(self) -> StoreSize:
         """Rows, fragments and kept versions of each table, and the bytes of the whole directory."""
-        return StoreSize(
-            rows={name: self._tables.count(name) for name in SCHEMAS},
-            bytes=sum(_file_size(p) for p in self.directory.rglob("*")),
-            fragments={name: self._tables.fragments(name) for name in SCHEMAS},
-            versions={name: self._tables.versions(name) for name in SCHEMAS},
-        )
+        return upkeep.size(self._tables, self.directory)
 
     def check(self) -> list[str]:
         """What is wrong with this memory, each with the way to mend it; nothing when it is sound."""
-        if unreadable := self.unreadable():
-            return [f"The table {name} cannot be read ({reason}). {_MEND}" for name, reason in unreadable.items()]
-        broken = [problem for name in SCHEMAS for problem in self._index_problems(name)]
-        if broken:  # what follows looks things up by them
-            return broken
-        return [
-            *(problem for name in SCHEMAS for problem in self._not_understood(name)),
-            *(problem for name in SCHEMAS for problem in self._duplicates(name)),
-            *self._stale_rows(),
-            *self._loose_ends(),
-        ]
+        if damaged := upkeep.damage(self._tables):  # what follows reads and looks up
+            return damaged
+        return [*self._not_understood(), *upkeep.disorder(self._tables), *self._vectors_missing()]
 
     def mend(self) -> list[str]:
         """Mend what is damaged, as far as the tables themselves allow; say what was done and what is lost.
@@ -712,7 +735,7 @@ class Store:
 
     def _put_back_histories(self) -> Iterator[str]:
         """Give the procedures whose history is lost a history again: what they are now."""
-        heads = self._heads()
+        heads = upkeep.heads(self._tables)
         rows = self._tables.rows("procedures", ["id", "revision", "body"])
         bare = self._parsed(Procedure, [row for row in rows if row["revision"] > heads.get(row["id"], 0)])
         self._tables.add("procedure_versions", [version_row(p, "") for p in bare])
@@ -721,61 +744,33 @@ class Store:
 
     def is_current(self) -> bool:
         """Whether each procedure is shown once, and in its latest revision."""
-        ids = [row["id"] for row in self._tables.rows("procedures", ["id"])]
-        return len(ids) == len(set(ids)) and not self._behind()[1]
+        return upkeep.is_current(self._tables)
+
+    def strays(self) -> list[str]:
+        """Procedures without a history: somebody began to forget them and died."""
+        return upkeep.strays(self._tables)
+
+    def unreadable(self) -> dict[TableName, str]:
+        """The tables that cannot be read, or not all of them, and why."""
+        return upkeep.unreadable(self._tables)
 
     def is_being_embedded(self) -> bool:
         """Whether somebody has begun to embed the memory anew, and not finished."""
         return self._meta().pending is not None
 
-    def strays(self) -> list[str]:
-        """Procedures without a history: somebody began to forget them and died."""
-        return sorted({row["id"] for row in self._tables.rows("procedures", ["id"])} - self._heads().keys())
+    def _not_understood(self) -> Iterator[str]:
+        for values in (self.all_trajectories, self.all_revisions, self.all_events):
+            try:
+                for _ in values():
+                    pass
+            except StoreDamaged as error:
+                yield f"A row is none of this program's ({error.__cause__}). Was it written by a later one?"
 
-    def unreadable(self) -> dict[TableName, str]:
-        """The tables that cannot be read, or not all of them, and why."""
-        return {name: reason for name in SCHEMAS if (reason := self._tables.unreadable(name))}
-
-    def _not_understood(self, name: TableName) -> Iterator[str]:
-        kinds: dict[TableName, Callable[[], Iterable[object]]] = {
-            "trajectories": self.all_trajectories,
-            "procedure_versions": self.all_revisions,
-            "events": self.all_events,
-        }
-        try:
-            for _ in kinds.get(name, list)():
-                pass
-        except StoreDamaged as error:
-            yield f"A row of {name} is none of this program's ({error.__cause__}). Was it written by a later one?"
-
-    def _duplicates(self, name: TableName) -> Iterator[str]:
-        key = SCHEMAS[name].names[0]
-        twice = [i for i, n in Counter(row[key] for row in self._tables.rows(name, [key])).items() if n > 1]
-        if twice:
-            yield f"{len(twice)} ids are in {name} more than once, such as {twice[0]}. {_MEND}"
-
-    def _stale_rows(self) -> Iterator[str]:
-        _, behind = self._behind()
-        if behind:
-            yield f"{len(behind)} procedures are shown in an old revision: {_some(behind)}. {_MEND}"
-        if strays := self.strays():
-            yield f"{len(strays)} procedures have no history, as if half forgotten: {_some(strays)}. {_MEND}"
-
-    def _loose_ends(self) -> Iterator[str]:
-        unfinished = self.unfinished()
-        if unfinished:
-            yield (
-                f"{len(unfinished)} trajectories were stored by a process that died before it learnt from them: "
-                f"{_some(unfinished)}. Record them again, or run `memp-mcp repair`."
-            )
-        if self._meta().pending:
-            yield f"Re-embedding was interrupted: recall uses words alone. {_MEND}"
-        elif self.embedder and (bare := self.without_vectors()):
-            yield f"{len(bare)} procedures have no vector: {_some(p.id for p in bare)}. {_MEND}"
-
-    def _index_problems(self, name: TableName) -> Iterator[str]:
-        if broken := self._tables.broken_indexes(name):
-            yield f"The indexes of {name} on {', '.join(broken)} cannot be used. {_MEND}"
+    def _vectors_missing(self) -> Iterator[str]:
+        if self.is_being_embedded():
+            yield f"Re-embedding was interrupted: recall uses words alone. {upkeep.MEND}"
+        elif self.embedder:
+            yield from upkeep.without_vectors(self._tables)
 
     # --- how
 
@@ -846,7 +841,7 @@ class Store:
             if any(self._tables.exists(name) and self._tables.count(name) for name in SCHEMAS):
                 raise StoreDamaged(
                     f"{self.location} has tables but no meta.json, which says what wrote them. Put it back from "
-                    "a copy, or set MEMP_HOME to another directory. Nothing was changed."
+                    "a copy, run `memp-mcp repair`, or set MEMP_HOME to another directory. Nothing was changed."
                 )
             for name in SCHEMAS:
                 self._tables.make(name)
@@ -891,23 +886,14 @@ class Store:
 
     def _ids(self, name: TableName, ids: Collection[str]) -> set[str]:
         key = SCHEMAS[name].names[0]
-        return {row[key] for row in self._rows_by_id(name, [key], ids, key=key)}
-
-    def _rows_by_id(
-        self, name: TableName, columns: Sequence[str], ids: Collection[str] | None, *, key: str = "id"
-    ) -> list[Row]:
-        """The rows of these ids, or of all when *ids* is None."""
-        if ids is None:
-            return self._tables.rows(name, columns)
-        chunks = _chunks(ids, _BATCH)
-        return [row for chunk in chunks for row in self._tables.rows(name, columns, where=one_of(key, chunk))]
+        return {row[key] for row in self._tables.rows_of(name, [key], ids, key=key)}
 
     def _rows_whatever(self, name: TableName, columns: Sequence[str], ids: Collection[str], key: str) -> list[Row]:
         """The rows of these ids, by a scan where the index is damaged: whatever can be read is to be saved."""
         try:
-            return self._rows_by_id(name, columns, ids, key=key)
+            return self._tables.rows_of(name, columns, ids, key=key)
         except StoreDamaged:
-            return self._rows_by_id(name, columns, ids, key=f"concat({key}, '')")  # no index knows that
+            return self._tables.rows_of(name, columns, ids, key=f"concat({key}, '')")  # no index knows that
 
     def _newest(self, where: str, limit: int, offset: int = 0) -> list[Procedure]:
         # sorted here: LanceDB's own ordering fails on columns that are not selected, and then not always
@@ -921,7 +907,7 @@ class Store:
         key = SCHEMAS[name].names[0]
         rows = self._tables.rows(name, [*{*order, key}])
         keys = [row[key] for row in sorted(rows, key=lambda row: tuple(row[c] for c in order))]
-        for chunk in _chunks(dict.fromkeys(keys), size):
+        for chunk in chunks(dict.fromkeys(keys), size):
             bodies = {r[key]: r for r in self._rows_whatever(name, [key, "body"], chunk, key)}
             yield from self._parsed(kind, [bodies[k] for k in chunk if k in bodies])
 
@@ -986,31 +972,8 @@ def _hit(row: Row, score: float) -> Hit:
 
 
 def _visible(projects: Collection[str]) -> str:
-    return f"{_LIVE} AND {one_of('project', projects)}"
+    return f"{LIVE} AND {one_of('project', projects)}"
 
 
 def _all_equal(**wanted: str | None) -> str:
     return " AND ".join(f"{name} = {quoted(value)}" for name, value in wanted.items() if value is not None) or "true"
-
-
-def _chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    chunk: list[T] = []
-    for value in values:
-        chunk.append(value)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def _some(ids: Iterable[str]) -> str:
-    first = sorted(ids)[:4]
-    return ", ".join(first[:3]) + (" …" if len(first) > 3 else "")
-
-
-def _file_size(path: Path) -> int:
-    try:
-        return path.stat().st_size if path.is_file() else 0
-    except FileNotFoundError:  # compacted away by another process meanwhile
-        return 0

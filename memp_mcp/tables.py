@@ -16,7 +16,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -62,6 +62,9 @@ _NPROBES = 64
 """Parts of a vector index, of about 8,000 rows each, that a search looks at: all of them up to half a million rows."""
 _REFINE = 5
 """A vector index keeps one bit a dimension; so many times more rows than asked for are compared by their vectors."""
+LIVE = "status != 'retired'"
+_NAMED = 500
+"""Ids that one filter names."""
 _READ_AT_ONCE = 500
 """Rows, when a whole table is read to see whether it can be."""
 _HINT = "latest_version_hint.json"
@@ -164,6 +167,18 @@ def quoted(text: str) -> str:
 def one_of(column: str, values: Collection[str]) -> str:
     """The filter that keeps the rows whose *column* is one of *values*; none of them when there are none."""
     return f"{column} IN ({', '.join(quoted(v) for v in sorted(set(values)))})" if values else "false"
+
+
+def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """The values in lists of *size*; the last one may be shorter."""
+    chunk: list[T] = []
+    for value in values:
+        chunk.append(value)
+        if len(chunk) == size:
+            yield chunk
+            chunk = []
+    if chunk:
+        yield chunk
 
 
 def starts_with(column: str, prefix: str) -> str:
@@ -317,6 +332,14 @@ class Tables:
         """The rows that *where* keeps, in no order."""
         return self._read(name, lambda t: t.search().where(where).select(list(columns)).to_arrow().to_pylist())
 
+    def rows_of(
+        self, name: TableName, columns: Sequence[str], ids: Collection[str] | None, *, key: str = "id"
+    ) -> list[Row]:
+        """The rows whose *key* is one of *ids*, which may be any number of them; all when *ids* is None."""
+        if ids is None:
+            return self.rows(name, columns)
+        return [row for chunk in chunks(ids, _NAMED) for row in self.rows(name, columns, where=one_of(key, chunk))]
+
     def nearest(
         self, vector: Sequence[float], column: VectorColumn, columns: Sequence[str], *, where: str, limit: int
     ) -> list[Row]:
@@ -417,6 +440,14 @@ class Tables:
             return builder.execute(pa.Table.from_pylist(rows, schema=table.schema), on_bad_vectors="null")
 
         self._write("procedures", merge)
+
+    def replace(self, name: TableName, rows: Sequence[Row]) -> None:
+        """Replace rows that are there, by their key, in one commit; columns that are not given stay as they are."""
+        if not rows:
+            return
+        names = [c for c in SCHEMAS[name].names if c in rows[0]]
+        source = pa.Table.from_pylist(rows, schema=pa.schema([SCHEMAS[name].field(c) for c in names]))
+        self._write(name, lambda t: t.merge_insert(names[0]).when_matched_update_all().execute(source))
 
     def fill_vectors(self, rows: Sequence[Row]) -> None:
         """Set `vector` and `phrases` of procedures that are there, by id, in one commit."""

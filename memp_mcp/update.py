@@ -20,6 +20,7 @@ from memp_mcp.models import (
     Pitfall,
     Procedure,
     ScriptStep,
+    Source,
     Step,
     Trajectory,
     UpdatePolicy,
@@ -45,7 +46,8 @@ class Used(NamedTuple):
     """A procedure that was followed: as it is now, what its counts were before, and its last other script, if any.
 
     ``superseded`` means that somebody revised the script after it had been recalled: the use counts for the script
-    that was followed, and says nothing about the current one.
+    that was followed, and says nothing about the current one. ``assumed`` means that the caller did not name it: it was
+    the first of the recall, which is enough to count the use, and not to trust the procedure for it.
     """
 
     procedure: Procedure
@@ -53,6 +55,7 @@ class Used(NamedTuple):
     parent: Procedure | None = None
     parent_counts: Counts = Counts()
     superseded: bool = False
+    assumed: bool = False
 
 
 class Neighbour(NamedTuple):
@@ -116,11 +119,42 @@ def _health(used: Used, trajectory: Trajectory, retire_uses: int, retire_below: 
     if counts.verified >= retire_uses and counts.successes < retire_below * counts.verified:
         reason = f"{counts.successes} successes in {counts.verified} verified uses"
         return [revisions.change(procedure, "retire", reason, status="retired")]
+    if not trajectory.succeeded or (used.assumed and followed(procedure.script, trajectory.steps) < FOLLOWED):
+        return []
+    return _promoted(procedure, trajectory)
+
+
+def _promoted(procedure: Procedure, trajectory: Trajectory) -> list[Change]:
+    """A procedure that an episode has followed with success: confirmed by it, and shared if the project is another."""
+    updates: dict[str, Any] = confirmed(procedure, trajectory, recalled=True)
     settled = tuple(_settled(p) for p in procedure.pitfalls)
-    if trajectory.succeeded and (procedure.status == "provisional" or settled != procedure.pitfalls):
-        reason = "an episode that followed it succeeded"
-        return [revisions.change(procedure, "promote", reason, status="active", pitfalls=settled)]
-    return []
+    if settled != procedure.pitfalls:
+        updates["pitfalls"] = settled
+    reason = "an episode that followed it succeeded"
+    if procedure.project and trajectory.project not in {"", procedure.project}:
+        updates["project"] = ""
+        reason += " in a second project, so that it is shared by all"
+    return [revisions.change(procedure, "promote", reason, **updates)] if updates else []
+
+
+def confirmed(procedure: Procedure, trajectory: Trajectory, *, recalled: bool) -> dict[str, Any]:
+    """What a verified success says for a procedure that is provisional, as fields to update; empty: nothing new.
+
+    It confirms it if it is another, independent episode: with other content, and either *recalled* (the procedure was
+    there before it) or done the same way by another client. One client that tells of its own success twice has told it
+    once.
+    """
+    if procedure.status != "provisional":
+        return {}
+    told = Source.of(trajectory)
+    first = procedure.sources[0] if procedure.sources else None
+    if first is None:
+        return {"status": "active", "sources": (told,)}
+    alike = followed(procedure.script, trajectory.steps) >= FOLLOWED
+    independent = recalled or (told.client != first.client and alike)
+    if told.content != first.content and independent:
+        return {"status": "active", "sources": (first, told)}
+    return {} if procedure.verified else {"sources": (told,)}
 
 
 def _settled(pitfall: Pitfall) -> Pitfall:
@@ -142,7 +176,7 @@ def _roll_back(procedure: Procedure, counts: Counts, parent: Procedure, parent_c
     )
     kept = ("revision", "evidence", "pitfalls", "tasks", "keywords")
     snapshot = parent.model_copy(update={name: getattr(procedure, name) for name in kept})
-    return revisions.change(snapshot, "roll_back", reason, before=procedure, status="active")
+    return revisions.change(snapshot, "roll_back", reason, before=procedure)
 
 
 def counted(counts: Counts, trajectory: Trajectory) -> Counts:
@@ -260,12 +294,12 @@ def _merge(twin: Procedure, draft: Procedure, trajectory: Trajectory) -> Change:
     pitfalls = revisions.with_pitfalls(twin.pitfalls, draft.pitfalls)
     if pitfalls != twin.pitfalls:
         updates["pitfalls"] = pitfalls
-    if twin.status == "provisional" and is_verified(trajectory):
-        updates["status"] = "active"
+    if is_verified(trajectory):
+        updates |= confirmed(twin, trajectory, recalled=False)
     script = twin.script or draft.script
     repaired = repair(script, trajectory, draft)
-    if repaired != twin.script:
-        updates["script"] = repaired
+    if repaired != twin.script:  # this run is the first that did it so
+        updates |= {"script": repaired, "status": "provisional"}
         updates["slots"] = (*twin.slots, *(s for s in draft.slots if s.name not in {t.name for t in twin.slots}))
     if not updates:
         return Change(kind="merge", procedure=twin, reason="done the same way again; counted as evidence")
@@ -277,8 +311,7 @@ def _merge(twin: Procedure, draft: Procedure, trajectory: Trajectory) -> Change:
 
 def _is_better_exemplar(draft: Procedure, twin: Procedure) -> bool:
     """Whether a verified run should be the exemplar: the first verified one, then a shorter one."""
-    unverified = not twin.exemplar or twin.status == "provisional"
-    return unverified or len(draft.exemplar) < len(twin.exemplar)
+    return not twin.exemplar or not twin.verified or len(draft.exemplar) < len(twin.exemplar)
 
 
 def _forms(procedure: Procedure) -> set[str]:

@@ -202,7 +202,7 @@ def test_what_one_machine_records_another_recalls(uri: str, tmp_path: Path, embe
     other.forget(found.procedure.id)
     assert not one.recall("sweep the floor").matches
     assert one.store.check() == []
-    assert repair(other).done == ()
+    assert repair(Settings(home=tmp_path / "other", store=uri), embedder=embedder).done == ()
 
 
 def test_a_memory_moves_between_a_directory_and_a_bucket(

@@ -56,7 +56,7 @@ def test_rules_leave_out_dead_ends_and_failures_and_name_what_changes() -> None:
     ]
     assert built.when_to_use == "put a clean {mug} in {cabinet}"
     assert built.author == "rules"
-    assert built.status == "active"
+    assert (built.status, built.verified) == ("provisional", True)
 
 
 def test_a_failure_that_the_run_mended_becomes_a_pitfall() -> None:

@@ -391,6 +391,7 @@ def test_a_damaged_table_is_told_exported_around_and_mended(shell: Shell, proced
     assert "sound" in shell.run("doctor")
     assert "nothing to mend" in shell.run("repair")
     assert procedure_id in shell.run("search", "publish the shop")
+    assert "delete it if it must be gone" in shell.run("forget", procedure_id)
 
 
 def test_what_cannot_be_mended_is_left_and_said(shell: Shell, procedure_id: str) -> None:

@@ -237,7 +237,7 @@ def test_three_verified_failures_retire_a_procedure_and_restore_brings_it_back(m
 
     memory.restore(procedure_id)
 
-    assert memory.recall(PUBLISH.task).matches[0].procedure.status == "active"
+    assert memory.recall(PUBLISH.task).matches[0].procedure.id == procedure_id
     assert [r.change for r in memory.history(procedure_id)] == ["add", "retire", "restore"]
 
 
@@ -630,7 +630,7 @@ def test_stats_add_up(memory: Memory) -> None:
 
     stats = memory.stats()
 
-    assert (stats.procedures, stats.recalls, stats.recalls_with_nothing) == ({"active": 1}, 2, 1)
+    assert (stats.procedures, stats.recalls, stats.recalls_with_nothing) == ({"provisional": 1}, 2, 1)
     assert stats.embedder_state == "ready"
     assert memory.ids_starting("p_", kind="procedure") == [only(memory).id]
     assert memory.ids_starting("t_", kind="trajectory") == [PUBLISH.id]

@@ -72,7 +72,7 @@ def test_a_decision_that_came_too_late_is_taken_again(raced: tuple[Memory, Raced
     recorded = memory.record(SHORTER)
 
     assert [c.kind for c in recorded.changes] == ["add"], "the first decision was to merge into what is retired now"
-    assert sorted(p.status for p in memory.list_procedures()) == ["active", "retired"]
+    assert sorted(p.status for p in memory.list_procedures()) == ["provisional", "retired"]
 
 
 def test_a_decision_that_always_comes_too_late_stores_nothing_and_says_so(
@@ -245,16 +245,54 @@ def test_an_llm_judges_what_no_rule_can(open_memory: OpenMemory) -> None:
 
     assert recorded.reward is not None
     assert (recorded.reward.score, recorded.reward.judged_by) == (0.8, "llm:scripted:llm")
-    assert only(memory).status == "active"
+    assert only(memory).sources[0].judged_by == "llm:scripted:llm"
 
 
-def test_a_verified_success_makes_a_provisional_procedure_active(memory: Memory) -> None:
+def test_what_was_only_claimed_is_verified_by_a_verified_success(memory: Memory) -> None:
     memory.record(trajectory("sweep the floor", "take the broom", "sweep"))
-    before = only(memory).status
+    before = only(memory).verified
 
     memory.record(won("sweep the floor", "take the broom", "sweep well"))
 
-    assert (before, only(memory).status) == ("provisional", "active")
+    assert (before, only(memory).verified, only(memory).status) == (False, True, "provisional")
+
+
+def test_a_success_of_another_client_confirms_a_procedure_and_one_of_the_same_client_does_not(memory: Memory) -> None:
+    memory.record(won("sweep the floor", "take the broom", "sweep", client="codex"))
+    memory.record(won("sweep the floor", "take the broom", "sweep well", client="codex"))
+    alone = only(memory).status
+
+    memory.record(won("sweep the floor", "take the broom", "sweep well", client="claude-code"))
+
+    assert (alone, only(memory).status) == ("provisional", "active")
+    assert [s.client for s in only(memory).sources] == ["codex", "claude-code"]
+
+
+def test_a_client_that_recalls_what_it_did_and_succeeds_again_confirms_it(memory: Memory) -> None:
+    memory.record(won("sweep the floor", "take the broom", "sweep", client="codex"))
+    recall = memory.recall("sweep the floor")
+
+    memory.record(won("sweep the floor", "take the broom", "sweep it all", client="codex", recall_id=recall.id))
+
+    assert only(memory).status == "active"
+
+
+def test_the_same_run_told_again_under_another_name_confirms_nothing(memory: Memory) -> None:
+    memory.record(won("sweep the floor", "take the broom", "sweep", client="codex"))
+
+    memory.record(won("sweep the floor", "take the broom", "sweep", client="claude-code", key="again"))
+
+    assert only(memory).status == "provisional"
+
+
+def test_what_was_recalled_and_not_followed_is_not_confirmed_by_a_success_that_did_not_name_it(memory: Memory) -> None:
+    memory.record(won("sweep the floor", "take the broom", "sweep", client="codex"))
+    known, recall = only(memory), memory.recall("sweep the floor")
+
+    memory.record(won("sweep the floor", "call the cleaners", client="claude-code", recall_id=recall.id))
+
+    assert memory.get(known.id).procedure.status == "provisional"
+    assert memory.get(known.id).counts.successes == 1
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 import random
 import string
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memp_mcp.models import Event, Reward, Step, Trajectory
-from memp_mcp.redact import Redactor, redact_trajectory, redact_value
+from memp_mcp.redact import Redactor, keep_out_of_logs, redact_trajectory, redact_value
 from memp_mcp.transcripts import read
 
 DATA = Path(os.environ.get("TEST_DATA") or Path(__file__).parents[2] / "shared" / "data")
@@ -313,3 +314,23 @@ def _strings(value: object) -> Iterator[str]:
     elif isinstance(value, dict | list):
         for inner in value.values() if isinstance(value, dict) else value:
             yield from _strings(inner)
+
+
+def test_no_log_record_carries_a_secret_nor_does_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    secret = KINDS["github classic"](random.Random(11))
+    before = logging.getLogRecordFactory()
+    try:
+        keep_out_of_logs()
+        keep_out_of_logs()
+        other = logging.getLogger("some.library")
+        other.warning("denied for %s", secret)
+        try:
+            int(secret)
+        except ValueError:
+            other.exception("it broke")
+    finally:
+        logging.setLogRecordFactory(before)
+
+    assert "denied for ${GITHUB_TOKEN}" in caplog.text
+    assert "ValueError: invalid literal for int() with base 10: '${GITHUB_TOKEN}'" in caplog.text
+    assert secret not in caplog.text

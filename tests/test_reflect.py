@@ -211,15 +211,64 @@ def test_a_procedure_restored_by_hand_is_not_retired_by_its_next_success(shipped
 # -- where it is kept
 
 
-@pytest.mark.parametrize(("given", "project"), [(None, "blog"), ("shop", "shop"), ("", "")])
-def test_a_lesson_belongs_to_the_project_of_its_trajectory_unless_another_is_named(
-    memory: Memory, given: str | None, project: str
-) -> None:
+@pytest.mark.parametrize("given", [None, "blog"])
+def test_a_lesson_belongs_to_the_project_of_its_trajectory(memory: Memory, given: str | None) -> None:
     recorded = memory.record(lost("brew tea", ("boil", "error: dry"), project="blog"))
 
     memory.reflect(Report(trajectory_id=recorded.trajectory_id, project=given, diagnosis="fill it"))
 
-    assert only(memory).project == project
+    assert only(memory).project == "blog"
+
+
+@pytest.mark.parametrize("given", ["shop", ""])
+def test_a_failure_in_one_project_is_no_lesson_for_another(memory: Memory, given: str) -> None:
+    recorded = memory.record(lost("brew tea", ("boil", "error: dry"), project="blog"))
+
+    with pytest.raises(BadInput, match="another project"):
+        memory.reflect(Report(trajectory_id=recorded.trajectory_id, project=given, diagnosis="fill it"))
+
+    assert memory.list_procedures() == []
+
+
+def test_a_correction_of_what_is_shared_stays_in_the_project_that_it_was_made_in(memory: Memory) -> None:
+    memory.record(won("brew tea", "fill the kettle", "boil the water"))
+    shared = only(memory)
+    report = Report(
+        task="brew tea", used=(shared.id,), project="blog", error="error: no tea at plot 7",
+        diagnosis="plot 7 has no tea", correction="s2: boil the water of plot 7",
+    )  # fmt: skip
+
+    [change] = memory.reflect(report).changes
+
+    assert (change.kind, change.procedure.project, change.procedure.status) == ("add", "blog", "provisional")
+    assert memory.get(shared.id).procedure == shared
+    assert [m.procedure.id for m in memory.recall("brew tea", project="shop").matches] == [shared.id]
+    recalled = memory.recall("brew tea", project="blog").matches
+    assert {m.procedure.id for m in recalled} == {shared.id, change.procedure.id}
+
+
+def test_what_nobody_has_explained_is_not_noted_on_what_other_projects_share(memory: Memory) -> None:
+    memory.record(won("brew tea", "fill the kettle", "boil the water"))
+    shared = only(memory)
+
+    memory.reflect(Report(task="brew tea", used=(shared.id,), project="blog", error="error: no tea at plot 7"))
+
+    assert only(memory) == shared
+
+
+def test_a_procedure_of_another_project_is_not_corrected_from_here(memory: Memory) -> None:
+    memory.record(won("brew tea", "fill the kettle", "boil the water", project="blog"))
+
+    with pytest.raises(BadInput, match="another project"):
+        memory.reflect(Report(task="tea", used=(only(memory).id,), project="shop", error="e", diagnosis="d"))
+
+
+def test_a_reflection_on_a_recall_is_of_the_project_that_was_recalled_in(memory: Memory) -> None:
+    recall = memory.recall("brew tea", project="blog")
+
+    memory.reflect(Report(task="brew tea", recall_id=recall.id, error="dry", diagnosis="fill it"))
+
+    assert only(memory).project == "blog"
 
 
 def test_a_lesson_without_a_trajectory_belongs_to_the_project_of_the_settings(open_memory: OpenMemory) -> None:
@@ -243,7 +292,7 @@ def test_the_lesson_becomes_a_procedure_when_somebody_succeeds(memory: Memory) -
 
     memory.record(won("Brew the tea.", "fill the kettle", "boil"))
 
-    assert (only(memory).status, len(only(memory).script)) == ("active", 2)
+    assert (only(memory).verified, len(only(memory).script)) == (True, 2)
     assert [p.text for p in only(memory).pitfalls] == ["fill the kettle first"]
 
 

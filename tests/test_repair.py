@@ -11,10 +11,10 @@ from conftest import OpenMemory
 from memp_mcp.archive import export, import_files
 from memp_mcp.backup import PATTERN, backup
 from memp_mcp.embedder import BackgroundEmbedder
-from memp_mcp.errors import BadInput, StoreDamaged
+from memp_mcp.errors import BadInput, StoreDamaged, StoreNewer
 from memp_mcp.memory import Memory
 from memp_mcp.models import Commit
-from memp_mcp.repair import problems, repair
+from memp_mcp.repair import Repaired, problems, repair
 from memp_mcp.settings import Settings
 from memp_mcp.store import Store
 from memp_mcp.tables import TableName
@@ -43,6 +43,11 @@ def salvaged(memory: Memory) -> Memory:
     return Memory(store, memory.vectorizer.background, memory.settings)
 
 
+def mended(memory: Memory) -> Repaired:
+    """What another process does that repairs it."""
+    return repair(memory.settings, embedder=memory.vectorizer.background)
+
+
 def contents(memory: Memory) -> list[str]:
     return sorted(list(export(memory))[1:])
 
@@ -60,7 +65,7 @@ def all_bytes(folder: Path) -> set[bytes]:
 def test_a_sound_memory_is_left_as_it_is(lived: Memory) -> None:
     before = contents(lived)
 
-    repaired = repair(salvaged(lived))
+    repaired = mended(lived)
 
     assert (repaired.done, repaired.left) == ((), ())
     assert contents(lived) == before
@@ -77,7 +82,7 @@ def test_broken_indexes_are_found_and_built_anew_and_the_export_does_without_the
 
     assert contents(salvaged(lived)) == before
     assert all("memp-mcp repair" in p and name in p for p in salvaged(lived).store.check())
-    repaired = repair(salvaged(lived))
+    repaired = mended(lived)
 
     assert ["nothing was lost" in line for line in repaired.done] == [True]
     assert repaired.left == ()
@@ -93,7 +98,7 @@ def test_a_version_that_cannot_be_opened_is_set_aside_for_the_one_before(lived: 
 
     with pytest.raises(StoreDamaged, match="memp-mcp doctor"):
         Store.open(lived.store.directory)
-    repaired = repair(salvaged(lived))
+    repaired = mended(lived)
 
     assert "could not be opened" in repaired.done[0]
     assert repaired.left == ()
@@ -110,7 +115,7 @@ def test_rows_of_an_unreadable_file_come_back_from_where_else_they_are(lived: Me
     files(lived, name, "data")[-1].write_bytes(b"torn")
 
     assert any(name in p and "cannot be read" in p for p in salvaged(lived).store.check())
-    repaired = repair(salvaged(lived))
+    repaired = mended(lived)
 
     assert repaired.left == ()
     assert set(contents(salvaged(lived))) == before
@@ -122,7 +127,7 @@ def test_what_is_in_no_other_file_is_lost_and_said_to_be(memory: Memory) -> None
     kept, lost = (memory.record(won(task, f"go and {task}")).trajectory_id for task in TASKS[:2])
     files(memory, "trajectories", "data")[-1].write_bytes(b"torn")
 
-    repaired = repair(salvaged(memory))
+    repaired = mended(memory)
 
     assert "1 of 2 rows are lost" in repaired.done[0]
     assert salvaged(memory).store.trajectories([kept, lost]).keys() == {kept}
@@ -134,7 +139,7 @@ def test_a_lost_history_begins_again_with_what_is_current(lived: Memory) -> None
     [only] = files(lived, "procedure_versions", "data")
     only.write_bytes(b"torn")
 
-    repaired = repair(salvaged(lived))
+    repaired = mended(lived)
 
     assert any("current revision in it again" in line for line in repaired.done)
     assert repaired.left == ()
@@ -147,7 +152,7 @@ def test_a_table_of_which_no_version_can_be_opened_is_left_for_somebody_who_know
         manifest.write_bytes(b"torn")
     before = sorted(f.name for f in files(lived, "events", "_versions"))
 
-    repaired = repair(salvaged(lived))
+    repaired = mended(lived)
 
     assert any("events cannot be read" in p for p in repaired.left)
     assert sorted(f.name for f in files(lived, "events", "_versions")) == before
@@ -160,7 +165,7 @@ def test_rows_that_are_there_twice_are_there_once_again(lived: Memory) -> None:
         table.add(table.search().limit(2).to_arrow())
     assert len([p for p in salvaged(lived).store.check() if "more than once" in p]) == 4
 
-    assert repair(salvaged(lived)).left == ()
+    assert mended(lived).left == ()
     assert contents(lived) == before
     assert salvaged(lived).store.size().rows == {
         "trajectories": 7,
@@ -181,7 +186,7 @@ def test_what_a_dead_process_has_begun_is_finished(lived: Memory) -> None:
     lived.store.apply(Commit(op_id="o_bare", procedures=(bare,)))  # and before it knew its embedder
     assert len(salvaged(lived).store.check()) == 4
 
-    repaired = repair(salvaged(lived))
+    repaired = mended(lived)
 
     assert repaired.left == ()
     again = salvaged(lived)
@@ -196,11 +201,42 @@ def test_an_embedding_that_was_broken_off_is_done_again(lived: Memory) -> None:
     lived.store._write_meta(meta.model_copy(update={"pending": meta.embedder}))
     assert any("interrupted" in p for p in problems(salvaged(lived)))
 
-    repaired = repair(salvaged(lived))
+    repaired = mended(lived)
 
     assert "embedded anew" in repaired.done[0]
     assert repaired.left == ()
     assert salvaged(lived).recall(TASKS[0]).found == "hybrid"
+
+
+@pytest.mark.parametrize("text", [None, "", "{", '{"format": "one"}'])
+def test_a_format_file_that_is_gone_or_torn_is_written_anew_and_vectors_are_made_again(
+    lived: Memory, text: str | None
+) -> None:
+    before = contents(lived)
+    meta = lived.store.directory / "meta.json"
+    meta.unlink()
+    if text is not None:
+        meta.write_text(text)
+    with pytest.raises(StoreDamaged):
+        salvaged(lived)
+
+    repaired = mended(lived)
+
+    assert repaired.left == ()
+    assert "meta.json was written anew" in repaired.done[0]
+    assert contents(salvaged(lived)) == before
+    assert salvaged(lived).recall(TASKS[0]).found == "hybrid"
+    assert text is None or text.encode() in all_bytes(lived.store.directory / "damaged")
+
+
+def test_what_a_newer_program_wrote_is_not_repaired(lived: Memory) -> None:
+    meta = lived.store.directory / "meta.json"
+    newer = meta.read_text().replace('"format": 1', '"format": 2')
+    meta.write_text(newer)
+
+    with pytest.raises(StoreNewer):
+        mended(lived)
+    assert meta.read_text() == newer
 
 
 # --- backup

@@ -110,14 +110,14 @@ def test_a_shorter_verified_run_becomes_the_exemplar() -> None:
     assert change.procedure.counted_from == 1
 
 
-def test_a_success_gives_a_lesson_its_script_and_makes_it_active() -> None:
+def test_a_success_gives_a_lesson_its_script_which_is_verified_once() -> None:
     lesson = adjust.lesson(
         Failure("pack", "no such folder"), diagnosis="out is missing", correction=Correction(), author="a", project=""
     ).procedure
 
     [change] = learn(won("pack", "mkdir out", "cp a out"), near=(lesson,))
 
-    assert change.procedure.status == "active"
+    assert (change.procedure.status, change.procedure.verified) == ("provisional", True)
     assert [s.text for s in change.procedure.script] == ["mkdir out", "cp a out"]
     assert [p.text for p in change.procedure.pitfalls] == ["out is missing"]
 
@@ -391,7 +391,7 @@ def test_a_retired_procedure_is_restored_as_a_new_revision() -> None:
 
     back = revisions.restored(gone, gone, author="user", reason="needed").procedure
 
-    assert (gone.status, back.status, back.revision) == ("retired", "active", 3)
+    assert (gone.status, back.status, back.revision) == ("retired", "provisional", 3)
 
 
 def test_two_steps_that_look_alike_are_told_apart_by_their_command() -> None:
@@ -452,7 +452,7 @@ def test_a_success_that_comes_too_late_for_its_procedure_is_learnt_all_the_same(
 
     assert (retired.kind, added.kind) == ("retire", "add")
     assert added.procedure.id != PUBLISH.id
-    assert added.procedure.status == "active"
+    assert added.procedure.verified
 
 
 def test_a_revision_is_judged_from_its_second_verified_use_on() -> None:
@@ -540,7 +540,7 @@ def test_the_first_verified_run_replaces_an_exemplar_that_nobody_verified_even_a
     [change] = learn(told, near=(known,))
 
     assert change.procedure.exemplar_id == told.id
-    assert change.procedure.status == "active"
+    assert change.procedure.verified
 
 
 def test_evidence_and_wordings_are_bounded() -> None:

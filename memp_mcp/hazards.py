@@ -1,0 +1,184 @@
+# ruff: noqa: E501 - a pattern that is broken over lines reads worse than a long one
+"""What a recalled step might do to whoever follows it: dangerous commands, and text that gives its reader orders.
+
+A memory that anybody's runs are fed into holds what anybody has written (arXiv 2512.16962). A hazard is no proof of
+malice: some tasks need a forced push. So what is found is named in the recall, step by step with the reason, and a
+procedure that nobody has confirmed goes behind for it; nothing is refused or hidden.
+
+A table of patterns, none of them complete: who wants to hide a command can. Every pattern runs in linear time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from memp_mcp.models import Procedure
+
+MAX_LOOKED_AT = 4_000
+"""Characters of a text that are looked at: a line of a script has at most a thousand."""
+
+_ELSEWHERE = r"(?!\S{0,8}(?:localhost|127\.0\.0\.1|\[?::1))"
+_ROOT = r"""["']?(?:/|/\*|~/?|~/\*|\$\{?HOME\}?(?:/\*?)?|[A-Za-z]:\\\*?|/(?:etc|usr|var|home|boot|bin|lib|opt|root)/?\*?)["']?(?=\s|$|[;&|"'`)])"""
+_SHELL = r"(?:sudo\s+)?(?:/\S{0,20}/)?(?:(?:ba|z|da|k|c|tc|fi)?sh|python[\d.]*|perl|ruby|node|php)\b(?!\s+-m\s+json)"
+_GET = r"(?:curl|wget|fetch|lwp-download|aria2c)\b"
+_SECRETS = (
+    r"(?:\.aws/credentials|\.ssh/id_(?:rsa|dsa|ecdsa|ed25519)\b(?!\.pub)|\.netrc\b|\.git-credentials|\.docker/config\.json"
+    r"|\.kube/config|\.pgpass|\.config/gcloud/\S{0,40}credentials|/etc/(?:shadow|gshadow)|\.npmrc\b|\.pypirc"
+    r"|\.config/gh/hosts\.yml|\.gnupg/|\.azure/\S{0,30}(?:tokens?|credentials))"
+)
+_HAZARDS: tuple[tuple[str, str], ...] = (
+    # what a reader is told, pattern (case does not matter)
+    (
+        "deletes everything there is",
+        (
+            r"\brm\s+(?:-{1,2}[\w-]+\s+){0,6}-{1,2}(?:\w*r\w*|recursive)\s+(?:-{1,2}[\w-]+\s+){0,6}"
+            + _ROOT
+            + r"|\brm\b[^\n|;&]{0,80}--no-preserve-root"
+            r"|\bfind\s+(?:/|~|\$HOME)\s[^\n|;]{0,120}-delete\b|\bmkfs(?:\.\w+)?\s|\bdd\b[^\n|;]{0,120}\bof=/dev/(?:sd|nvme|hd|vd|disk)"
+            r"|>\s{0,3}/dev/(?:sd|nvme|hd|vd)\w|\bremove-item\b[^\n|;]{0,60}-recurse\b[^\n|;]{0,60}\s[a-z]:\\(?:\s|$)"
+            r"|\bformat\s+[a-z]:(?:\s|$)|\bshred\b[^\n|;]{0,80}\s/(?:etc|home|var|dev)\b"
+            r"|:\(\)\s?\{\s?:\s?\|\s?:\s?&\s?\}\s?;\s?:"
+        ),
+    ),
+    (
+        "deletes data for good",
+        (
+            r"\bdrop\s+database\b|\bflush(?:all|db)\b|\bterraform\s+destroy\b|\bkubectl\s+delete\b[^\n|;]{0,80}(?:--all\b|\s(?:ns|namespace)\b)"
+            r"|\baws\s+s3\s+(?:rb|rm)\b[^\n|;]{0,120}(?:--force|--recursive)\b|\bvssadmin\s+delete\b"
+        ),
+    ),
+    (
+        "runs what it downloads",
+        (
+            _GET
+            + r"[^\n;]{0,300}?\|\s{0,3}"
+            + _SHELL
+            + r"|(?:\b(?:ba|z|da)?sh|\bsource|(?<!\S)\.|\beval|\bpython[\d.]*)\s(?:-\w+\s)?[\"']?(?:<\(|\$\(|`)\s?"
+            + _GET
+            + r"|\b(?:iex|invoke-expression)\b[^\n]{0,80}(?:downloadstring|iwr|irm|invoke-webrequest|invoke-restmethod)"
+            r"|(?:downloadstring|\biwr\b|\birm\b|invoke-webrequest|invoke-restmethod)[^\n]{0,200}\|\s{0,3}(?:iex|invoke-expression)\b"
+            r"|"
+            + _GET
+            + r"[^\n]{0,200}(?:&&|;|\n)\s{0,3}(?:sudo\s+)?(?:chmod\s+\S*x\S*\s[^\n;&]{0,80}(?:&&|;|\n)\s{0,3}(?:sudo\s+)?\./|(?:ba|z)?sh\s+\S+\.sh\b)"
+        ),
+    ),
+    (
+        "runs what it decodes",
+        (
+            r"\bbase(?:64|32)\s+(?:-d|-D|--decode)\b[^\n;]{0,120}\|\s{0,3}"
+            + _SHELL
+            + r"|\bxxd\s+-r\b[^\n;]{0,120}\|\s{0,3}"
+            + _SHELL
+            + r"|\b(?:powershell|pwsh)(?:\.exe)?\b[^\n]{0,120}\s-e(?:nc|ncodedcommand|c)?\s+[\"']?[a-z0-9+/=]{16}"
+            r"|\b(?:exec|eval)\s?\(\s?[^\n)]{0,60}(?:b64decode|atob|base64_decode|fromhex)"
+        ),
+    ),
+    (
+        "reads credentials",
+        (
+            r"\b(?:cat|less|more|head|tail|bat|nl|type|cp|scp|rsync|tar|zip|base64|xxd|strings|grep|awk|sed|curl|nc|get-content|read(?:_file)?|open)\b[^\n|;]{0,160}"
+            + _SECRETS
+            + r"|\b(?:cat|less|more|head|tail|bat|base64|curl|scp|get-content)\b[^\n|;]{0,80}(?<![\w.-])\.env(?:\.(?:local|production|prod))?(?![\w.-])"
+            r"|\bsecurity\s+(?:find|dump)-\w*(?:password|keychain)|\bgh\s+auth\s+token\b|\bgcloud\s+auth\s+print-\w+-token\b|\bmimikatz\b|\bsecretsdump"
+        ),
+    ),
+    (
+        "sends data elsewhere",
+        (
+            r"\|\s{0,3}(?:curl\b[^\n|;]{0,200}(?:-d|--data\S*|-T|-F|--upload-file)\s?[\"']?(?:\S{0,20}=)?@?-|(?:nc|ncat|netcat)\s+(?:-\w+\s+)*[\w.-]+\s+\d+)"
+            r"|\bcurl\b[^\n|;]{0,200}(?:-d|--data\S*|-T|-F|--upload-file)\s?[\"']?(?:\w{0,20}=)?@?(?:~|/etc|/home|/root|\$HOME|\.env\b)[^\n|;]{0,200}"
+            r"|\bcurl\b[^\n|;]{0,200}[?=]\$\((?:env|printenv|cat|whoami|hostname)\b"
+            r"|(?:\benv|\bprintenv|\bset)\s{0,3}\|\s{0,3}(?:base64\s{0,3}\|\s{0,3})?(?:curl|nc|ncat|wget)\b"
+        ),
+    ),
+    (
+        "opens a way in",
+        (
+            r"/dev/tcp/|\b(?:nc|ncat|netcat)\s[^\n|;]{0,80}-(?:e|c)\s{0,2}\S*sh\b|\bsocat\b[^\n|;]{0,120}\bexec:"
+            r"|>>?\s{0,3}\S{0,60}authorized_keys|>>?\s{0,3}/etc/(?:sudoers|passwd|crontab)|\btee\s+(?:-a\s+)?/etc/(?:sudoers|passwd)"
+            r"|\bnopasswd\b|\bchmod\s+(?:u\+s|[46][0-7]{3})\b|\busermod\b[^\n|;]{0,40}-aG\s?(?:sudo|wheel|root|docker)\b|\|\s{0,3}crontab\s+-"
+        ),
+    ),
+    (
+        "switches protection off",
+        (
+            r"\biptables\s+(?:-t\s\w+\s)?(?:-F|--flush)\b|\biptables\s+-P\s+\w+\s+ACCEPT\b|\bnft\s+flush\s+ruleset|\bufw\s+(?:--force\s+)?(?:disable|reset)\b"
+            r"|\bsetenforce\s+0\b|\bselinux=(?:disabled|permissive)|\bsystemctl\s+(?:stop|disable|mask)\s+(?:--now\s+)?(?:firewalld|ufw|auditd|apparmor|fail2ban|clamav\S*|falcon\S*)"
+            r"|\bset-mppreference\b[^\n]{0,80}-disable|\bnetsh\s+advfirewall\s+set\b[^\n]{0,60}\boff\b|\bcsrutil\s+disable\b|\bspctl\s+--master-disable"
+            r"|\bauditctl\s+-e\s?0\b|\bset-executionpolicy\s+(?:-\w+\s+)?(?:bypass|unrestricted)\b|\baa-teardown\b"
+        ),
+    ),
+    (
+        "hides its traces",
+        r"\bhistory\s+-c\b|\bunset\s+histfile\b|\bhistfile=/dev/null|>\s{0,3}/var/log/\S+|\brm\b[^\n|;]{0,60}(?:\.bash_history|/var/log/)|\bclear-eventlog\b|\bwevtutil\s+cl\b",
+    ),
+    (
+        "skips checks",
+        (
+            r"\bgit\b[^\n|;]{0,200}\s--no-verify\b|\bhusky(?:_skip_\w+)?=[01]\b|\bcore\.hookspath=/dev/null|\bgit\s+commit\b[^\n|;\"']{0,80}\s-n\b"
+            r"|--(?:dangerously-skip-permissions|dangerously-bypass-approvals-and-sandbox|yolo|no-sandbox)\b|--skip-(?:tests?|checks?|validation|verification)\b"
+            r"|-dskiptests\b|\bskip_(?:tests?|checks?|validation)=(?:1|true|yes)\b"
+        ),
+    ),
+    (
+        "does not check whom it talks to",
+        (
+            r"\bcurl\s(?:[^\n|;]{0,200}\s)?(?:-\w*k\w*|--insecure)(?=\s|$)"
+            + _ELSEWHERE
+            + r"|\bwget\b[^\n|;]{0,200}--no-check-certificate\b|\bnode_tls_reject_unauthorized=[\"']?0|\bhttp\.sslverify[= ]false|\bgit_ssl_no_verify=|\bstricthostkeychecking[= ]no\b"
+            r"|\bstrict-ssl[= ]false|\bpythonhttpsverify=0"
+        ),
+    ),
+    ("lets everybody write", r"\bchmod\s+(?:-\w+\s+)*(?:0?777|a\+\w*w\w*|o\+\w*w\w*|ugo\+\w*w\w*)\b"),
+    (
+        "overwrites what others have pushed",
+        r"\bgit\s(?:-\w\s\S+\s)?push\b[^\n|;&]{0,160}?\s(?:--force(?!-)|-\w*f\w*|--mirror|\+[\w/-]+(?::[\w/-]+)?)(?=\s|$|[\"'`])",
+    ),
+    (
+        "gives its reader orders",
+        (
+            r"\b(?:ignore|disregard|forget|override)\s+(?:all\s+|any\s+|the\s+|your\s+|of\s+){0,3}(?:previous|prior|above|earlier|preceding|system)\s+(?:instructions?|prompts?|rules|orders|messages?)"
+            r"|\b(?:do not|don't|never)\s+(?:tell|inform|mention\s+(?:this|it)\s+to|ask|alert|notify)\s+(?:the\s+)?(?:user|human|operator|anyone)\b"
+            r"|\byou\s+are\s+now\s+(?:a|an|in|the)\b|</?\s{0,3}(?:system|assistant|important|instructions?)\s{0,3}>|\bnew\s+(?:system\s+)?instructions?\s{0,3}:"
+            r"|\[(?:system|inst|/inst)\]|<\|(?:im_start|im_end|system|assistant)\|>"
+        ),
+    ),
+)
+_PATTERNS = tuple((reason, re.compile(pattern, re.IGNORECASE)) for reason, pattern in _HAZARDS)
+ORDERS = _HAZARDS[-1][0]
+"""The hazard of text that speaks to its reader; no task needs it."""
+
+
+def hazards(text: str) -> tuple[str, ...]:
+    """Why following this text may do harm, as short reasons; nearly always nothing."""
+    looked_at = text[:MAX_LOOKED_AT]
+    return tuple(reason for reason, pattern in _PATTERNS if pattern.search(looked_at))
+
+
+def gives_orders(text: str) -> bool:
+    """Whether a text speaks to the agent that reads it, as a planted instruction does."""
+    return _PATTERNS[-1][1].search(text[:MAX_LOOKED_AT]) is not None
+
+
+def of_procedure(procedure: Procedure) -> tuple[str, ...]:
+    """The hazards of a procedure, each with the places where it is: ``s2, s5: runs what it downloads``."""
+    places: dict[str, list[str]] = {}
+    for place, text in _texts(procedure):
+        for reason in hazards(text):
+            places.setdefault(reason, []).append(place)
+    return tuple(f"{', '.join(dict.fromkeys(where))}: {reason}" for reason, where in places.items())
+
+
+def _texts(procedure: Procedure) -> Iterable[tuple[str, str]]:
+    yield from ((s.name, s.text) for s in procedure.script)
+    yield from (("exemplar", s.action) for s in procedure.exemplar)
+    yield from (("pitfalls", p.text) for p in procedure.pitfalls)
+    told = (procedure.check, procedure.when_to_use, procedure.when_not_to_use, *procedure.preconditions)
+    yield from (("text", text) for text in told)
+
+
+def introduced(written: Sequence[str], actions: Iterable[str]) -> tuple[str, ...]:
+    """The hazards of what somebody has written about a run that no action of the run has: they were told to it."""
+    known = {reason for action in actions for reason in hazards(action)}
+    return tuple(dict.fromkeys(r for text in written for r in hazards(text) if r not in known))
