@@ -74,7 +74,7 @@ def fit(memory: Memory, procedures: Sequence[Procedure]) -> list[Procedure]:
 
 def page(memory: Memory, offset: int = 0) -> Page:
     """The skills of the memory's project and those that are shared, the latest changed first, a page at a time."""
-    found = memory.list_procedures(status="active", limit=PAGE, offset=offset)
+    found = memory.list_procedures(limit=PAGE, offset=offset)
     mine = [p for p in found if p.project in {memory.settings.project, ""}]
     return Page(fit(memory, mine), offset + PAGE if len(found) == PAGE else None)
 
@@ -112,7 +112,7 @@ def export_skills(
         OSError: something cannot be written.
 
     """
-    every = fit(memory, memory.list_procedures(status="active", limit=ALL))
+    every = fit(memory, memory.list_procedures(limit=ALL))
     chosen = sorted((p for p in every if project is None or p.project in {project, ""}), key=skills.name_of)
     current = {skills.name_of(p) for p in every}
     done = [_put(folder, p, memory.store.id, force=force) for p in chosen]
