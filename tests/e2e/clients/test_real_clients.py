@@ -170,7 +170,7 @@ def test_at_the_end_of_the_turn_the_session_is_in_the_memory(
     [run] = recorded()
     assert (run.succeeded, run.reward and run.reward.judged_by) == (True, "rule:tests")
     assert str(run.recall_id) in said(requests[0])
-    assert len(run.used) == 1
+    assert run.used
     assert "memp-recall" not in run.model_dump_json()
 
 
