@@ -321,7 +321,8 @@ def ask_for_adjustment(used: Used, failure: Failure, llm: LLM) -> Adjustment:
     answer = llm.ask(text, Adjustment)
     runs = (t for t in (failure.trajectory, failure.success) if t is not None)
     done = [*(s.text for s in used.procedure.script), *(s.action for t in runs for s in t.steps)]
-    build.refuse_what_was_told(llm.name, [*(e.text for e in answer.edits), answer.pitfall], done)
+    told = [*(e.text for e in answer.edits), answer.pitfall, answer.diagnosis, answer.when_not_to_use]
+    build.refuse_what_was_told(llm.name, told, done)
     return answer
 
 

@@ -108,11 +108,15 @@ def build(
         script, author = named(trajectory.script), trajectory.client or "caller"
     elif llm is not None:
         draft = llm.ask(prompt_for(trajectory, steps), Draft)
-        refuse_what_was_told(llm.name, [*draft.script, draft.check], (s.action for s in trajectory.steps))
+        refuse_what_was_told(llm.name, _instructions(draft), (s.action for s in trajectory.steps))
         return _from_draft(procedure, draft, llm.name)
     else:
         script, author = named(script_lines(kept, slots)), "rules"
     return procedure.model_copy(update={"script": with_whens(script, steps), "author": author})
+
+
+def _instructions(draft: Draft) -> list[str]:
+    return [*draft.script, draft.check, draft.when_to_use, *draft.preconditions, *(p.advice for p in draft.pitfalls)]
 
 
 def refuse_what_was_told(llm: str, written: Sequence[str], actions: Iterable[str]) -> None:
@@ -377,7 +381,8 @@ def check_of(steps: Sequence[Step]) -> str:
     last = steps[-1] if steps else None
     if last is None or not last.observation.strip():
         return ""
-    return f"{_short(last)} -> {cut(first_line(last.observation), 200)}"
+    shown = cut(first_line(last.observation), 200)
+    return _short(last) if hazards.hazards(shown) else f"{_short(last)} -> {shown}"
 
 
 class Mended(NamedTuple):

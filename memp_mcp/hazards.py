@@ -18,10 +18,13 @@ from memp_mcp.models import Procedure
 MAX_LOOKED_AT = 4_000
 """Characters of a text that are looked at: a line of a script has at most a thousand."""
 
-_ELSEWHERE = r"(?!\S{0,8}(?:localhost|127\.0\.0\.1|\[?::1))"
+_ELSEWHERE = r"(?![^\n|;]{0,200}(?:\s|//)(?:localhost|127\.0\.0\.1|\[?::1))"
 _ROOT = r"""["']?(?:/|/\*|~/?|~/\*|\$\{?HOME\}?(?:/\*?)?|[A-Za-z]:\\\*?|/(?:etc|usr|var|home|boot|bin|lib|opt|root)/?\*?)["']?(?=\s|$|[;&|"'`)])"""
-_SHELL = r"(?:sudo\s+)?(?:/\S{0,20}/)?(?:(?:ba|z|da|k|c|tc|fi)?sh|python[\d.]*|perl|ruby|node|php)\b(?!\s+-m\s+json)"
-_GET = r"(?:curl|wget|fetch|lwp-download|aria2c)\b"
+_SHELL = (  # with a program of its own (-c, -e, -m …), an interpreter reads what it is given as data
+    r"(?:sudo\s+)?(?:/\S{0,20}/)?(?:(?:ba|z|da|k|c|tc|fi)?sh\b(?!\s+-c\b)"
+    r"|(?:python[\d.]*|perl|ruby|node|php)(?![\w.])(?!\s+-\w*[cemnpr]))"
+)
+_GET = r"(?<!git )(?<![\w-])(?:curl|wget|fetch|lwp-download|aria2c)\b"
 _SECRETS = (
     r"(?:\.aws/credentials|\.ssh/id_(?:rsa|dsa|ecdsa|ed25519)\b(?!\.pub)|\.netrc\b|\.git-credentials|\.docker/config\.json"
     r"|\.kube/config|\.pgpass|\.config/gcloud/\S{0,40}credentials|/etc/(?:shadow|gshadow)|\.npmrc\b|\.pypirc"
@@ -52,7 +55,7 @@ _HAZARDS: tuple[tuple[str, str], ...] = (
         "runs what it downloads",
         (
             _GET
-            + r"[^\n;]{0,300}?\|\s{0,3}"
+            + r"[^\n;]{0,300}?(?<!\|)\|\s{0,3}"
             + _SHELL
             + r"|(?:\b(?:ba|z|da)?sh|\bsource|(?<!\S)\.|\beval|\bpython[\d.]*)\s(?:-\w+\s)?[\"']?(?:<\(|\$\(|`)\s?"
             + _GET
@@ -95,7 +98,7 @@ _HAZARDS: tuple[tuple[str, str], ...] = (
     (
         "opens a way in",
         (
-            r"/dev/tcp/|\b(?:nc|ncat|netcat)\s[^\n|;]{0,80}-(?:e|c)\s{0,2}\S*sh\b|\bsocat\b[^\n|;]{0,120}\bexec:"
+            r"/dev/tcp/(?!localhost\b|127\.)|\b(?:nc|ncat|netcat)\s[^\n|;]{0,80}-(?:e|c)\s{0,2}\S*sh\b|\bsocat\b[^\n|;]{0,120}\bexec:"
             r"|>>?\s{0,3}\S{0,60}authorized_keys|>>?\s{0,3}/etc/(?:sudoers|passwd|crontab)|\btee\s+(?:-a\s+)?/etc/(?:sudoers|passwd)"
             r"|\bnopasswd\b|\bchmod\s+(?:u\+s|[46][0-7]{3})\b|\busermod\b[^\n|;]{0,40}-aG\s?(?:sudo|wheel|root|docker)\b|\|\s{0,3}crontab\s+-"
         ),
@@ -111,7 +114,7 @@ _HAZARDS: tuple[tuple[str, str], ...] = (
     ),
     (
         "hides its traces",
-        r"\bhistory\s+-c\b|\bunset\s+histfile\b|\bhistfile=/dev/null|>\s{0,3}/var/log/\S+|\brm\b[^\n|;]{0,60}(?:\.bash_history|/var/log/)|\bclear-eventlog\b|\bwevtutil\s+cl\b",
+        r"\bhistory\s+-c\b|\bunset\s+histfile\b|\bhistfile=/dev/null|(?<!>)>\s{0,3}/var/log/(?:auth|secure|syslog|messages|audit|wtmp|btmp|lastlog)|\brm\b[^\n|;]{0,60}(?:\.bash_history|/var/log/)|\bclear-eventlog\b|\bwevtutil\s+cl\b",
     ),
     (
         "skips checks",
@@ -124,9 +127,9 @@ _HAZARDS: tuple[tuple[str, str], ...] = (
     (
         "does not check whom it talks to",
         (
-            r"\bcurl\s(?:[^\n|;]{0,200}\s)?(?:-\w*k\w*|--insecure)(?=\s|$)"
+            r"\bcurl\s"
             + _ELSEWHERE
-            + r"|\bwget\b[^\n|;]{0,200}--no-check-certificate\b|\bnode_tls_reject_unauthorized=[\"']?0|\bhttp\.sslverify[= ]false|\bgit_ssl_no_verify=|\bstricthostkeychecking[= ]no\b"
+            + r"(?:[^\n|;]{0,200}\s)?(?:-\w*k\w*|--insecure)(?=\s|$)|\bwget\b[^\n|;]{0,200}--no-check-certificate\b|\bnode_tls_reject_unauthorized=[\"']?0|\bhttp\.sslverify[= ]false|\bgit_ssl_no_verify=|\bstricthostkeychecking[= ]no\b"
             r"|\bstrict-ssl[= ]false|\bpythonhttpsverify=0"
         ),
     ),
@@ -140,7 +143,7 @@ _HAZARDS: tuple[tuple[str, str], ...] = (
         (
             r"\b(?:ignore|disregard|forget|override)\s+(?:all\s+|any\s+|the\s+|your\s+|of\s+){0,3}(?:previous|prior|above|earlier|preceding|system)\s+(?:instructions?|prompts?|rules|orders|messages?)"
             r"|\b(?:do not|don't|never)\s+(?:tell|inform|mention\s+(?:this|it)\s+to|ask|alert|notify)\s+(?:the\s+)?(?:user|human|operator|anyone)\b"
-            r"|\byou\s+are\s+now\s+(?:a|an|in|the)\b|</?\s{0,3}(?:system|assistant|important|instructions?)\s{0,3}>|\bnew\s+(?:system\s+)?instructions?\s{0,3}:"
+            r"|\byou\s+are\s+now\s+(?:in\s+\w+\s+mode|(?:an?\s+|the\s+)?(?:\w+\s+){0,2}(?:assistant|agent|ai|model|bot|root|admin\w*))\b|</?\s{0,3}(?:system|assistant|important|instructions?)\s{0,3}>|\bnew\s+(?:system\s+)?instructions?\s{0,3}:"
             r"|\[(?:system|inst|/inst)\]|<\|(?:im_start|im_end|system|assistant)\|>"
         ),
     ),
@@ -167,6 +170,9 @@ def of_procedure(procedure: Procedure) -> tuple[str, ...]:
     for place, text in _texts(procedure):
         for reason in hazards(text):
             places.setdefault(reason, []).append(place)
+    for place, text in _observed(procedure):
+        if gives_orders(text):
+            places.setdefault(ORDERS, []).append(place)
     return tuple(f"{', '.join(dict.fromkeys(where))}: {reason}" for reason, where in places.items())
 
 
@@ -174,8 +180,22 @@ def _texts(procedure: Procedure) -> Iterable[tuple[str, str]]:
     yield from ((s.name, s.text) for s in procedure.script)
     yield from (("exemplar", s.action) for s in procedure.exemplar)
     yield from (("pitfalls", p.text) for p in procedure.pitfalls)
-    told = (procedure.check, procedure.when_to_use, procedure.when_not_to_use, *procedure.preconditions)
+    told = (
+        procedure.title,
+        procedure.check,
+        procedure.when_to_use,
+        procedure.when_not_to_use,
+        *procedure.preconditions,
+    )
     yield from (("text", text) for text in told)
+
+
+def _observed(procedure: Procedure) -> Iterable[tuple[str, str]]:
+    """What nobody is to follow: it came back from a tool, and can only speak to its reader."""
+    yield from ((s.name, text) for s in procedure.script for text in s.when)
+    yield from (("exemplar", s.observation) for s in procedure.exemplar)
+    yield from (("pitfalls", p.error) for p in procedure.pitfalls)
+    yield from (("slots", example) for slot in procedure.slots for example in slot.examples)
 
 
 def introduced(written: Sequence[str], actions: Iterable[str]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from memp_mcp import evidence, keys
+from memp_mcp import evidence, hazards, keys
 from memp_mcp.models import Step
 
 MAX_LINES = 120
@@ -85,7 +85,7 @@ def conditions(steps: Sequence[Step]) -> Conditions:
     changes = []
     for i, step in enumerate(steps):
         if evidence.observes(step.action):
-            looks.setdefault(step.action, []).append((i, lines(step.observation)))
+            looks.setdefault(step.action, []).append((i, _safe(lines(step.observation))))
         elif evidence.failure(step) is None:
             changes.append(i)
     if not changes:
@@ -99,6 +99,11 @@ def conditions(steps: Sequence[Step]) -> Conditions:
         symptoms=tuple(symptoms.items())[:MAX_LINES],
         check=_check(twice),
     )
+
+
+def _safe(observed: Iterable[str]) -> tuple[str, ...]:
+    """The lines without what would do harm in a script: somebody else has written them."""
+    return tuple(line for line in observed if not hazards.hazards(line))
 
 
 def without_last_looks(steps: Sequence[Step]) -> tuple[Step, ...]:

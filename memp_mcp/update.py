@@ -174,7 +174,7 @@ def _roll_back(procedure: Procedure, counts: Counts, parent: Procedure, parent_c
         f"revision {procedure.counted_from} had {counts.successes} successes in {counts.verified} verified uses, worse "
         f"than revision {parent.counted_from} with {parent_counts.successes} in {parent_counts.verified}"
     )
-    kept = ("revision", "evidence", "pitfalls", "tasks", "keywords")
+    kept = ("revision", "evidence", "pitfalls", "tasks", "keywords", "project")
     snapshot = parent.model_copy(update={name: getattr(procedure, name) for name in kept})
     return revisions.change(snapshot, "roll_back", reason, before=procedure)
 
