@@ -12,7 +12,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from memp_mcp import build, evidence, keys, revisions, state
+from memp_mcp import build, evidence, hazards, keys, revisions, state
 from memp_mcp.models import (
     Change,
     ChangeKind,
@@ -265,7 +265,13 @@ def _contradicts(line: tuple[str, frozenset[str]], known: Sequence[tuple[str, fr
 def _fits(other: Procedure, draft: Procedure) -> bool:
     """Whether it may be the same procedure: of the same project, and not for another state, whatever the task says."""
     alive = other.project == draft.project and other.status != "retired"
-    return alive and not state.contradict(_known(other), _known(draft))
+    return alive and not _is_more_dangerous(other, draft) and not state.contradict(_known(other), _known(draft))
+
+
+def _is_more_dangerous(other: Procedure, draft: Procedure) -> bool:
+    """Whether it does harm that this run did without, unconfirmed: planted, it would swallow the run."""
+    lines, done = ([s.text for s in p.script] + [s.action for s in p.exemplar] for p in (other, draft))
+    return other.status == "provisional" and bool(hazards.introduced(lines, done))
 
 
 def _known(procedure: Procedure) -> state.Known:

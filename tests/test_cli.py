@@ -304,6 +304,43 @@ def test_a_procedure_is_retired_restored_told_apart_and_forgotten(shell: Shell, 
     assert "No procedure" in shell.error("show", procedure_id)
 
 
+def test_a_person_approves_and_shares_a_procedure(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "shop.jsonl"
+    file.write_text(json.dumps({**LINE, "project": "shop"}) + "\n", encoding="utf-8")
+    shell.run("import", str(file))
+    [made] = shell.data("list", "--status", "provisional")
+    assert made["project"] == "shop"
+    shell.run("search", LINE["task"], "--project", "blog", code=3)
+
+    told = shell.run("approve", made["id"])
+
+    assert "is at revision 2, active: approved by user" in told
+    assert "+ status: active" in told
+    assert "approved by a person" in shell.run("search", LINE["task"], "--project", "shop", "--json")
+    assert "is active already" in shell.error("approve", made["id"])
+    assert "shared by user with all projects, from shop" in shell.run("share", made["id"])
+    assert made["id"] in shell.run("search", LINE["task"], "--project", "blog")
+    assert "shared by all projects already" in shell.error("share", made["id"])
+
+
+def test_a_procedure_is_approved_and_shared_at_once(shell: Shell, tmp_path: Path) -> None:
+    file = tmp_path / "shop.jsonl"
+    file.write_text(json.dumps({**LINE, "project": "shop"}) + "\n", encoding="utf-8")
+    shell.run("import", str(file))
+    [made] = shell.data("list")
+
+    changes = shell.data("approve", made["id"], "--share")
+
+    assert [c["procedure"]["revision"] for c in changes] == [2, 3]
+    assert made["id"] in shell.run("search", LINE["task"], "--project", "blog")
+
+
+@pytest.mark.parametrize("command", ["approve", "share"])
+def test_what_is_not_there_is_neither_approved_nor_shared(shell: Shell, command: str) -> None:
+    assert "No procedure" in shell.error(command, "p_000000000000")
+    assert "not a procedure id" in shell.error(command, "nonsense")
+
+
 def test_a_memory_is_exported_and_taken_over(shell: Shell, procedure_id: str, tmp_path: Path) -> None:
     lines = shell.run("export")
     file = tmp_path / "memory.jsonl"

@@ -10,7 +10,7 @@ from builders import judged, lost, steps, trajectory, won
 from conftest import OpenMemory
 from fakes import NoEmbedder, ScriptedLLM
 
-from memp_mcp import lookup
+from memp_mcp import answers, lookup
 from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import BadInput, EmbedderError, NotFound
 from memp_mcp.judge import load_rules
@@ -562,6 +562,78 @@ def test_an_llm_judges_and_builds_and_its_failures_are_told(open_memory: OpenMem
 
 
 # -- single procedures, bad input
+
+
+def test_a_procedure_is_provisional_until_a_person_approves_it_and_then_says_so(memory: Memory) -> None:
+    memory.record(PUBLISH.model_copy(update={"project": "shop"}))
+    made = only(memory)
+    assert made.status == "provisional"
+
+    [change] = memory.approve(made.id, author="maria")
+
+    assert (change.kind, change.reason) == ("promote", "approved by maria")
+    approved = only(memory)
+    assert (approved.status, approved.revision, approved.project) == ("active", 2, "shop")
+    [told] = answers.recall_answer(memory.recall(PUBLISH.task, project="shop"), detail="brief", budget=900).procedures
+    assert told.status == ""
+    assert told.origin.endswith("approved by a person")
+    with pytest.raises(BadInput, match=r"is active already\."):
+        memory.approve(made.id)
+
+
+def test_what_is_approved_and_shared_is_recalled_in_another_project(memory: Memory) -> None:
+    memory.record(PUBLISH.model_copy(update={"project": "shop"}))
+    made = only(memory)
+    assert memory.recall(PUBLISH.task, project="blog").matches == ()
+
+    changes = memory.approve(made.id, share=True)
+
+    assert [c.reason for c in changes] == ["approved by user", "shared by user with all projects, from shop"]
+    [match] = memory.recall(PUBLISH.task, project="blog").matches
+    assert (match.procedure.id, match.procedure.status, match.procedure.project) == (made.id, "active", "")
+    with pytest.raises(BadInput, match="active already, and shared by all"):
+        memory.approve(made.id, share=True)
+
+
+def test_sharing_alone_confirms_nothing_and_an_approved_procedure_can_still_be_shared(memory: Memory) -> None:
+    memory.record(PUBLISH.model_copy(update={"project": "shop"}))
+    made = only(memory)
+
+    assert memory.share(made.id).procedure.status == "provisional"
+    assert [m.procedure.id for m in memory.recall(PUBLISH.task, project="blog").matches] == [made.id]
+    with pytest.raises(BadInput, match="shared by all projects already"):
+        memory.share(made.id)
+
+    memory.record(FAILED.model_copy(update={"task": "mop", "outcome": "success", "reward": judged(1), "project": "a"}))
+    [other] = memory.list_procedures(project="a")
+    memory.approve(other.id)
+    assert [c.procedure.project for c in memory.approve(other.id, share=True)] == [""]
+
+
+def test_only_what_is_there_and_not_retired_is_approved(memory: Memory) -> None:
+    memory.record(PUBLISH)
+    memory.retire(only(memory).id)
+
+    with pytest.raises(BadInput, match="restore it first"):
+        memory.approve(only(memory).id)
+    for act in (memory.approve, memory.share):
+        with pytest.raises(NotFound, match="No procedure"):
+            act("p_000000000000")
+
+
+def test_a_roll_back_of_the_script_leaves_a_shared_procedure_shared(memory: Memory) -> None:
+    memory.record(PUBLISH.model_copy(update={"project": "shop"}))
+    made = only(memory)
+    memory.record(won(PUBLISH.task, "release publish 1", project="shop", used=(made.id,)))
+    memory.reflect(Report(task=PUBLISH.task, error="E1", correction="s2: sign it", used=(made.id,), project="shop"))
+    memory.share(made.id)
+
+    for i in range(2):
+        memory.record(lost(PUBLISH.task, (f"sign it {i}", "error: no"), project="shop", used=(made.id,)))
+
+    rolled_back = memory.get(made.id).procedure
+    assert (rolled_back.change, rolled_back.project) == ("roll_back", "")
+    assert rolled_back.script == made.script
 
 
 def test_forgetting_removes_the_procedure_and_the_trajectories_only_it_rests_on(memory: Memory) -> None:
