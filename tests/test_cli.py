@@ -310,16 +310,16 @@ def test_a_person_approves_and_shares_a_procedure(shell: Shell, tmp_path: Path) 
     shell.run("import", str(file))
     [made] = shell.data("list", "--status", "provisional")
     assert made["project"] == "shop"
-    shell.run("search", LINE["task"], "--project", "blog", code=3)
+    shell.run("search", str(LINE["task"]), "--project", "blog", code=3)
 
     told = shell.run("approve", made["id"])
 
     assert "is at revision 2, active: approved by user" in told
     assert "+ status: active" in told
-    assert "approved by a person" in shell.run("search", LINE["task"], "--project", "shop", "--json")
+    assert "approved by a person" in shell.run("search", str(LINE["task"]), "--project", "shop", "--json")
     assert "is active already" in shell.error("approve", made["id"])
     assert "shared by user with all projects, from shop" in shell.run("share", made["id"])
-    assert made["id"] in shell.run("search", LINE["task"], "--project", "blog")
+    assert made["id"] in shell.run("search", str(LINE["task"]), "--project", "blog")
     assert "shared by all projects already" in shell.error("share", made["id"])
 
 
@@ -332,7 +332,7 @@ def test_a_procedure_is_approved_and_shared_at_once(shell: Shell, tmp_path: Path
     changes = shell.data("approve", made["id"], "--share")
 
     assert [c["procedure"]["revision"] for c in changes] == [2, 3]
-    assert made["id"] in shell.run("search", LINE["task"], "--project", "blog")
+    assert made["id"] in shell.run("search", str(LINE["task"]), "--project", "blog")
 
 
 @pytest.mark.parametrize("command", ["approve", "share"])
