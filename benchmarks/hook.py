@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,8 +54,9 @@ def run(command: Sequence[str], told: Mapping[str, object], home: Path) -> Cost:
     ) as process:
         assert process.stdin is not None  # noqa: S101 - PIPE says so, but not to mypy
         assert process.stdout is not None  # noqa: S101 - as above
-        process.stdin.write(json.dumps(told).encode())
-        process.stdin.close()
+        with suppress(BrokenPipeError):  # a bare Python reads nothing, and may have ended
+            process.stdin.write(json.dumps(told).encode())
+            process.stdin.close()
         said = process.stdout.read().decode()
         _, status, usage = os.wait4(process.pid, 0)
         wall = time.perf_counter() - began

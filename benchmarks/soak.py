@@ -520,7 +520,7 @@ def audited(soak: Soak) -> tuple[Row, dict[str, list[str]]]:
         "recalls": soak.book.tally["recall"],
         "killed": soak.killed.total(),
         **{name: len(found) for name, found in findings.items()},
-        "calls given up": sum(n for what, n in soak.book.tally.items() if what.endswith("interrupted")),
+        "calls interrupted by a kill": sum(n for what, n in soak.book.tally.items() if what.endswith("interrupted")),
         "given up, yet stored": len(audit.stored & soak.book.given_up.keys()),
         "records given up": given_up,
         "refused": soak.book.refusals.total(),

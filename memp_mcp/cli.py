@@ -27,6 +27,8 @@ from memp_mcp.redact import keep_out_of_logs
 from memp_mcp.settings import Settings
 from memp_mcp.tokens import SCOPES
 
+WIDTH = 200
+"""Of tables that go to a file or another program."""
 Command = Callable[[argparse.Namespace, Settings], Answer]
 AddCommand = Callable[[str, Command], argparse.ArgumentParser]
 
@@ -239,7 +241,9 @@ def _print(answer: Answer, *, as_json: bool) -> None:
         if answer.data is not None:
             sys.stdout.write(json.dumps(_plain(answer.data), ensure_ascii=False) + "\n")
         return
-    console = Console(soft_wrap=True, highlight=False, markup=False)
+    # where nobody sees it a line is as wide as it likes: a program looks for whole ids and titles
+    width = None if sys.stdout.isatty() else WIDTH
+    console = Console(soft_wrap=True, highlight=False, markup=False, width=width)
     for line in answer.lines:
         console.print(line)
 

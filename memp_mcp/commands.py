@@ -356,10 +356,14 @@ def _changed(change: Any) -> Answer:
 def forget(options: argparse.Namespace, settings: Settings) -> Answer:
     """Remove a procedure for good, with the trajectories only it rests on."""
     gone = _open(settings).forget(options.id)
-    lines = [f"{options.id} is gone, with {len(gone)} trajectories"]
-    if (kept := settings.directory / "damaged").exists():
-        lines.append(f"{kept} holds what a repair replaced, perhaps this too: delete it if it must be gone")
+    lines = [f"{options.id} is gone, with {len(gone)} trajectories", *_kept_aside(settings)]
     return Answer({"forgotten": options.id, "trajectories": gone}, lines)
+
+
+def _kept_aside(settings: Settings) -> list[str]:
+    kept = settings.directory / "damaged"
+    told = f"{kept} holds what a repair replaced, perhaps this too: delete it if it must be gone"
+    return [told] if kept.exists() else []
 
 
 def stats(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
@@ -423,6 +427,7 @@ def scrub(options: argparse.Namespace, settings: Settings) -> Answer:
         lines += [
             f"all files rewritten, {done.bytes_before:,} -> {done.bytes_after:,} bytes",
             "Restart the servers that are running: they may hold what they have read. Backups keep what they have.",
+            *_kept_aside(settings),
         ]
     return Answer(done, lines)
 

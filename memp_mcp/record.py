@@ -140,11 +140,17 @@ class Recorder:
     def _whom_to_credit(
         self, trajectory: Trajectory, recalled: Sequence[Procedure]
     ) -> tuple[tuple[str, ...], list[str]]:
-        """Those that the caller names; else the first of the recall, as Memp does."""
+        """Those that the caller names; else the first of the recall, as Memp does.
+
+        A transcript has no caller to say it, and what a hook has put into a prompt nobody may have looked at: there the
+        run itself shows what it followed.
+        """
         for used_id in trajectory.used:
             lookup.known(self._store, used_id)
         if trajectory.used or not recalled:
             return tuple(dict.fromkeys(trajectory.used)), []
+        if trajectory.source:
+            return tuple(p.id for p in recalled if update.followed(p.script, trajectory.steps) >= update.FOLLOWED), []
         first = recalled[0].id
         return (first,), [f"credited {first}, the first of the recall, since `used` was not given"]
 

@@ -56,13 +56,14 @@ class Page(NamedTuple):
 
 
 def is_fit(procedure: Procedure, counts: Counts) -> bool:
-    """Whether a procedure is active and its script, as it stands, has a verified success.
+    """Whether a procedure is not retired and its script, as it stands, has a verified success.
 
-    Where its verified uses say nothing yet, the run counts that it was built from: only a verified one makes an active
-    procedure, and a script that was changed later has to succeed anew.
+    Where its verified uses say nothing yet, the run counts that it was built from, if that was verified or a person
+    approved it; a script that was changed later has to succeed anew.
     """
-    verified = counts.successes > 0 if counts.verified else procedure.counted_from == 1
-    return procedure.status == "active" and verified and bool(skills.script_of(procedure))
+    first = procedure.counted_from == 1 and procedure.verified
+    verified = counts.successes > 0 if counts.verified else first
+    return procedure.status != "retired" and verified and bool(skills.script_of(procedure))
 
 
 def fit(memory: Memory, procedures: Sequence[Procedure]) -> list[Procedure]:
@@ -73,7 +74,7 @@ def fit(memory: Memory, procedures: Sequence[Procedure]) -> list[Procedure]:
 
 def page(memory: Memory, offset: int = 0) -> Page:
     """The skills of the memory's project and those that are shared, the latest changed first, a page at a time."""
-    found = memory.list_procedures(status="active", limit=PAGE, offset=offset)
+    found = memory.list_procedures(limit=PAGE, offset=offset)
     mine = [p for p in found if p.project in {memory.settings.project, ""}]
     return Page(fit(memory, mine), offset + PAGE if len(found) == PAGE else None)
 
@@ -111,7 +112,7 @@ def export_skills(
         OSError: something cannot be written.
 
     """
-    every = fit(memory, memory.list_procedures(status="active", limit=ALL))
+    every = fit(memory, memory.list_procedures(limit=ALL))
     chosen = sorted((p for p in every if project is None or p.project in {project, ""}), key=skills.name_of)
     current = {skills.name_of(p) for p in every}
     done = [_put(folder, p, memory.store.id, force=force) for p in chosen]

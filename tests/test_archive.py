@@ -244,8 +244,8 @@ def test_ids_of_another_memory_do_not_keep_a_session_out(memory: Memory, tmp_pat
     assert (stored.recall_id, stored.project) == (None, "house")
 
 
-def test_a_session_gives_credit_for_what_was_recalled_in_it(memory: Memory, tmp_path: Path) -> None:
-    memory.record(won("sweep the floor", "take the broom", "sweep"))
+def test_a_session_gives_credit_for_what_was_recalled_and_followed_in_it(memory: Memory, tmp_path: Path) -> None:
+    memory.record(won("sweep the floor", "sweep"))
     recall = memory.recall("sweep the floor")
     file = write(tmp_path / "s.jsonl", session().replace("r_" + "0" * 12, recall.id or ""))
 

@@ -216,10 +216,10 @@ async def test_a_server_of_one_project_shows_nothing_of_another(tmp_path: Path, 
         completed = await blog.complete(ref=PROCEDURES, argument={"name": "id", "value": "p_"})
         stats = (await blog.read_resource("memp://stats")).contents[0].text  # type: ignore[union-attr]  # JSON text
 
-    procedure_id = made["changes"][0]["id"]  # type: ignore[index]  # it has succeeded
-    assert [p["id"] for p in own["procedures"]] == [procedure_id]  # type: ignore[index]  # it has succeeded
-    assert "project shop" in own["procedures"][0]["origin"]  # type: ignore[index]  # it has succeeded
-    assert "Nothing relevant" in other["note"]  # type: ignore[index]  # it has succeeded
+    procedure_id = made["changes"][0]["id"]
+    assert [p["id"] for p in own["procedures"]] == [procedure_id]
+    assert "project shop" in own["procedures"][0]["origin"]
+    assert "Nothing relevant" in other["note"]
     assert completed.completion.values == []
     assert procedure_id not in stats
     assert KEY not in stats

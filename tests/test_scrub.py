@@ -36,6 +36,11 @@ def dirty_procedure(run: Trajectory, secret: str) -> Procedure:
     )
 
 
+def everything(memory: Memory) -> list[Trajectory | Procedure | Event]:
+    """All that is stored."""
+    return [*memory.store.all_trajectories(), *memory.store.all_revisions(), *memory.store.all_events()]
+
+
 def fill(memory: Memory, secret: str, count: int = 1) -> list[str]:
     """Store runs, procedures in two revisions, and events that hold the secret, past the detector."""
     commits = []
@@ -78,17 +83,13 @@ def test_what_is_scrubbed_is_in_no_table_and_no_file(memory: Memory) -> None:
 def test_scrubbing_loses_nothing_else(memory: Memory) -> None:
     memory.record(won("publish the shop", "release build", "release publish"))
     memory.recall("publish the shop")
-    before = (
-        list(memory.store.all_trajectories()),
-        list(memory.store.all_revisions()),
-        list(memory.store.all_events()),
-    )
+    before = everything(memory)
     fill(memory, token(), 3)
 
     scrub(memory)
 
-    after = (list(memory.store.all_trajectories()), list(memory.store.all_revisions()), list(memory.store.all_events()))
-    assert all(value in there for values, there in zip(before, after, strict=True) for value in values)
+    after = everything(memory)
+    assert all(value in after for value in before)
     assert memory.recall("publish the shop").matches
 
 

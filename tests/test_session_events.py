@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import steps, won
+from builders import won
 from conftest import OpenMemory
 from fakes import NoEmbedder
 
@@ -275,16 +275,27 @@ def test_what_the_agent_has_recorded_itself_is_not_recorded_again(memory: Memory
     assert learn(memory, session, is_final=True) == []
 
 
-def test_what_was_recalled_into_the_prompt_is_credited_and_is_no_evidence(taught: Memory, session: Session) -> None:
+def test_what_was_recalled_and_followed_is_credited_and_is_no_evidence(taught: Memory, session: Session) -> None:
     given = ask(taught, "UserPromptSubmit", prompt=PROMPT)
     [procedure] = taught.list_procedures()
-    session.asks(PROMPT).hook_says(given).runs("release.py sign 2.0.1", f"signed\n{given}").runs("pytest", PASSED)
+    session.asks(PROMPT).hook_says(given).runs("release.py sign 2.0.1", f"signed\n{given}")
+    session.runs("release.py publish 2.0.1", "published").runs("pytest", PASSED)
 
     run = learn(taught, session)[-1]
 
     assert run.used == (procedure.id,)
-    assert run.steps == steps(("Bash: release.py sign 2.0.1", "signed\n"), ("Bash: pytest", PASSED))
+    assert [s.observation for s in run.steps] == ["signed\n", "published", PASSED]
     assert taught.get(procedure.id).counts.successes == 1
+
+
+def test_what_was_recalled_and_not_followed_is_neither_credited_nor_blamed(taught: Memory, session: Session) -> None:
+    given = ask(taught, "UserPromptSubmit", prompt=PROMPT)
+    session.asks(PROMPT).hook_says(given).runs("sed -i s/1/2/ shop.py", "").runs("pytest", PASSED)
+
+    run = learn(taught, session)[-1]
+
+    assert run.used == ()
+    assert f'recall_id="{run.recall_id}"' in given, "the ledger asks whether there was a recall"
 
 
 def test_a_recall_of_another_memory_is_credited_to_nobody(memory: Memory, session: Session) -> None:

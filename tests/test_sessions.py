@@ -480,7 +480,6 @@ def test_an_old_session_of_gemini_is_one_document(tmp_path: Path) -> None:
 # -- what a memory that speaks by itself asks of a session -----------------------------------------------------
 
 GIVEN = '<memp-recall recall_id="r_0a1b2c3d4e5f">\n{"procedures":[{"id":"p_0a1b2c3d4e5f"}]}\n</memp-recall>'
-AGAIN = GIVEN.replace("r_0a1b2c3d4e5f", "r_ffffffffffff").replace("p_0a1b2c3d4e5f", "p_ffffffffffff")
 
 
 def claude_with_hook(folder: Path) -> Path:
@@ -526,18 +525,20 @@ def test_a_recall_that_a_hook_gave_is_credited_and_left_out(client: Callable[[Pa
     assert [s.observation.strip() for s in run.steps] == ["made"]
 
 
-def test_of_several_recalls_that_were_given_each_has_its_share(claude: Claude, tmp_path: Path) -> None:
+def test_of_several_recalls_the_agents_own_goes_first_and_then_that_of_the_prompt(
+    claude: Claude, tmp_path: Path
+) -> None:
     claude.user(f"Publish the shop\n{GIVEN}")
-    claude.does("make", f"error: not signed\n{AGAIN}")
+    claude.does("make", f"error: not signed\n{GIVEN.replace('r_0a1b2c3d4e5f', 'r_ffffffffffff')}")
     file = written(tmp_path / "s.jsonl", claude.lines)
 
     [run] = told(file)
-    assert (run.recall_id, run.used) == ("r_0a1b2c3d4e5f", ("p_0a1b2c3d4e5f", "p_ffffffffffff"))
+    assert (run.recall_id, run.used) == ("r_0a1b2c3d4e5f", ())
 
     claude.agent({"type": "tool_use", "id": "t1", "name": "mcp__memp__recall_procedure", "input": {"task": "x"}})
     claude.user([result("t1", json.dumps({"recall_id": "r_aaaaaaaaaaaa"}))])
     [run] = told(written(file, claude.lines))
-    assert (run.recall_id, run.used) == ("r_aaaaaaaaaaaa", ()), "what the agent asked for goes first"
+    assert run.recall_id == "r_aaaaaaaaaaaa"
 
 
 def test_an_episode_keeps_its_id_while_it_grows_and_in_another_file(claude: Claude, tmp_path: Path) -> None:

@@ -601,6 +601,23 @@ def test_an_index_finds_neither_other_projects_nor_the_retired(indexed: Store) -
     assert nearest(indexed, 201, projects=["mine"]) == [200]
 
 
+def test_an_index_of_vectors_that_came_apart_does_not_keep_fragments_apart(indexed: Store) -> None:
+    """Each time it is brought up to date it gets another segment, and fragments are merged within one alone."""
+    for number in range(SIZE, SIZE + 45):
+        save_in_a_row(indexed, [number])
+        indexed._tables._table("procedures").optimize()
+    assert indexed.size().fragments["procedures"] <= 33
+    assert nearest(indexed, SIZE + 44)[0] == SIZE + 44
+
+
+def test_a_memory_whose_vectors_are_held_has_no_index_of_them(tmp_path: Path) -> None:
+    store = Store.open(tmp_path, indexed_from=SIZE // 2)
+    store.adopt("mini", 8)
+    save_in_a_row(store, range(SIZE))
+    assert store._tables.indexed("procedures") == {"doc", "errors", "status", "project"}
+    assert nearest(store, 17)[0] == 17
+
+
 def test_a_memory_embedded_anew_has_a_new_index(indexed: Store) -> None:
     ids = [p.id for p in indexed.list_procedures()]
     indexed.reembed("maxi", 12, {i: direction(int(i.removeprefix("p_")), 12) for i in ids})

@@ -48,10 +48,9 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Injected:
-    """A recall that the memory gave by itself: its id, and the first procedure of it."""
+    """A recall that the memory gave by itself."""
 
     recall_id: str
-    procedure_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +236,7 @@ _CONTINUES = re.compile(
 _AROUND = r"(?:hook_context|qwen:[\w-]+)"
 _RECALLED = re.compile(  # what clients put around a hook's text, whose own marks some write as entities
     rf"(?:<{_AROUND}>\s*)?"
-    r'(?:<|&lt;)memp-recall recall_id="(r_[0-9a-f]{12,32})"(?:>|&gt;)(.*?)(?:<|&lt;)/memp-recall(?:>|&gt;)\s*'
+    r'(?:<|&lt;)memp-recall recall_id="(r_[0-9a-f]{12,32})"(?:>|&gt;).*?(?:<|&lt;)/memp-recall(?:>|&gt;)\s*'
     rf"(?:</{_AROUND}>\s*)?",
     re.DOTALL,
 )
@@ -245,9 +244,8 @@ _RECALLED = re.compile(  # what clients put around a hook's text, whose own mark
 
 def injected(text: str) -> Iterator[Injected]:
     """The recalls that this memory put into a text by itself."""
-    for recall_id, told in _RECALLED.findall(text) if "memp-recall" in text else ():
-        first = _PROCEDURE_ID.search(told)
-        yield Injected(recall_id, first[0] if first else "")
+    if "memp-recall" in text:
+        yield from (Injected(found[1]) for found in _RECALLED.finditer(text))
 
 
 def prompt(text: str, at: str = "") -> Iterator[Prompt | Injected]:
@@ -313,7 +311,7 @@ class _Episode:
     size: int = 0
     recall_id: str | None = None
     used: dict[str, None] = field(default_factory=dict)
-    injected: dict[str, str] = field(default_factory=dict)  # the first procedure by the id of the recall
+    given: str | None = None  # the id of the first recall that a hook gave
     recorded: bool = False
     feedback: str = ""
 
@@ -347,6 +345,7 @@ class _Episode:
     def observe(self, result: Result) -> None:
         """Give a result to the step that caused it; of a recall only the id is kept."""
         waiting = self.calls[result.call_id]
+        self.given = self.given or next((given.recall_id for given in injected(result.text)), None)
         if isinstance(waiting, str):
             found = _RECALL_ID.search(result.text) if waiting == "recall_procedure" else None
             self.recall_id = found[1] if found else self.recall_id
@@ -373,8 +372,8 @@ class _Session:
         match event:
             case Prompt():
                 self._asked(event)
-            case Injected(recall_id, procedure_id):
-                self._recalled(recall_id, procedure_id)
+            case Injected(recall_id):
+                self._given(recall_id)
             case Said(text):
                 self._said.append(text.strip())
             case Call():
@@ -383,7 +382,6 @@ class _Session:
                 found = (e for e in (self._open, self._ended) if e and call_id in e.calls)
                 if episode := next(found, None):
                     episode.observe(event)
-                    episode.injected |= {i.recall_id: i.procedure_id for i in injected(event.text)}
             case About(model, folder):
                 self._about = About(model or self._about.model, self._about.folder or folder)
 
@@ -415,9 +413,9 @@ class _Session:
         self._ended = self._open if self._open and self._open.steps else self._ended
         self._open = _Episode(task, at)
 
-    def _recalled(self, recall_id: str, procedure_id: str) -> None:
+    def _given(self, recall_id: str) -> None:
         self._open = self._open or _Episode("")
-        self._open.injected.setdefault(recall_id, procedure_id)
+        self._open.given = self._open.given or recall_id
 
     def _called(self, call: Call) -> Iterator[Located | Skipped]:
         self._open = self._open or _Episode("")
@@ -448,7 +446,7 @@ class _Session:
             yield Skipped(self._path, 1, reason(error))
 
     def _trajectory(self, episode: _Episode) -> Trajectory:
-        recall_id, used = _credits(episode)
+        asked = bool(episode.recall_id or episode.used)  # it goes before what was given unasked
         return Trajectory(
             task=task_of(episode.task),
             steps=tuple(
@@ -459,23 +457,10 @@ class _Session:
             model=self._about.model,
             source=self._path.name,
             feedback=episode.feedback,
-            recall_id=recall_id,
-            used=used,
+            recall_id=None if episode.recorded else episode.recall_id if asked else episode.given,
+            used=() if episode.recorded else tuple(episode.used),
             key=episode.key,
         )
-
-
-def _credits(episode: _Episode) -> tuple[str | None, tuple[str, ...]]:
-    """The recall to be credited, and the procedures that were used of it where that is known.
-
-    What the agent asked for itself goes before what it was given; of several gifts each has its share.
-    """
-    if episode.recorded:
-        return None, ()
-    if episode.recall_id or episode.used or not episode.injected:
-        return episode.recall_id, tuple(episode.used)
-    given = tuple(dict.fromkeys(p for p in episode.injected.values() if p))
-    return next(iter(episode.injected)), given if len(episode.injected) > 1 else ()
 
 
 def _is_procedure(used: object) -> bool:

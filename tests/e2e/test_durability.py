@@ -275,7 +275,8 @@ def test_a_server_that_waits_for_the_lock_ends_when_it_is_to_end(
     server = serve()
     kept = record(server, "water the flowers")
     with held(home):
-        say(server, {"name": "record_trajectory", "arguments": {"task": "x", "steps": ["y"], "outcome": "success"}})
+        task = {"task": "x", "steps": [{"action": "y"}], "outcome": "success"}
+        say(server, {"name": "record_trajectory", "arguments": task})
         act(server)
         assert server._process.wait(SECONDS) == code
     assert_it_has(home, kept)
@@ -300,7 +301,8 @@ def test_a_server_whose_client_was_killed_ends_though_it_waits_for_the_lock(
     server = serve(sys.executable, "-c", client, *map(str, SERVER))
     kept = record(server, "water the flowers")
     with held(home):
-        say(server, {"name": "record_trajectory", "arguments": {"task": "x", "steps": ["y"], "outcome": "success"}})
+        task = {"task": "x", "steps": [{"action": "y"}], "outcome": "success"}
+        say(server, {"name": "record_trajectory", "arguments": task})
         server.kill()
         assert server._process.stdout is not None
         assert server._process.stdout.read() == b""  # the server has let go of the wire, though its stdin is still open

@@ -141,7 +141,11 @@ def session(
 ) -> tuple[Client, list[Json]]:
     """A session of a client in which nobody thinks of the memory, and what its model was asked."""
     client: Client = request.param
-    model.will_do(client.runs("python3 -c 'raise ValueError(7)'"), client.runs(PASSED), "All is published.")
+    ship = desks[client.name].work / "ship"
+    ship.write_text("#!/bin/sh\necho done\n", encoding="utf-8")
+    ship.chmod(0o755)
+    commands = ("python3 -c 'raise ValueError(7)'", "./ship build", "./ship sign", PASSED)
+    model.will_do(*(client.runs(command) for command in commands), "All is published.")
     assert "All is published." in desks[client.name].session(f"{PROMPT_MARK}{TASK.replace('1.4.0', '9.9.9')}")
     return client, list(model.requests)
 
@@ -166,7 +170,7 @@ def test_at_the_end_of_the_turn_the_session_is_in_the_memory(
     [run] = recorded()
     assert (run.succeeded, run.reward and run.reward.judged_by) == (True, "rule:tests")
     assert str(run.recall_id) in said(requests[0])
-    assert len(run.used) == 1
+    assert run.used
     assert "memp-recall" not in run.model_dump_json()
 
 
