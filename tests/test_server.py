@@ -312,7 +312,7 @@ async def test_resources_show_procedures_trajectories_and_figures(memory: Memory
 
         assert json.loads(shown.contents[0].text)["procedure"]["id"] == procedure.id  # type: ignore[union-attr]  # JSON text
         assert json.loads(told.contents[0].text)["task"] == "publish the shop"  # type: ignore[union-attr]  # JSON text
-        assert json.loads(stats.contents[0].text)["procedures"] == {"active": 1}  # type: ignore[union-attr]  # JSON text
+        assert json.loads(stats.contents[0].text)["procedures"] == {"provisional": 1}  # type: ignore[union-attr]  # JSON text
         for uri in ("memp://procedures/p_000000000000", "memp://trajectories/nonsense"):
             with pytest.raises(MCPError):
                 await client.read_resource(uri)
@@ -349,7 +349,7 @@ async def test_prompts_work_with_and_without_arguments(memory: Memory, era: str)
 async def test_ids_are_completed(memory: Memory, era: str) -> None:
     memory.record(won("publish the shop", "release publish"))
     memory.record_all([trajectory(f"count to {n}", "count", outcome="unknown") for n in range(100)])
-    [procedure] = memory.list_procedures(status="active")
+    [procedure] = memory.list_procedures(status="provisional")
     prompt = PromptReference(type="ref/prompt", name="start_with_memory")
     async with connect(memory, era) as client:
         found = await client.complete(ref=PROCEDURES, argument={"name": "id", "value": procedure.id[:6]})
