@@ -312,7 +312,7 @@ async def test_resources_show_procedures_trajectories_and_figures(memory: Memory
 
         assert json.loads(shown.contents[0].text)["procedure"]["id"] == procedure.id  # type: ignore[union-attr]  # JSON text
         assert json.loads(told.contents[0].text)["task"] == "publish the shop"  # type: ignore[union-attr]  # JSON text
-        assert json.loads(stats.contents[0].text)["procedures"] == {"active": 1}  # type: ignore[union-attr]  # JSON text
+        assert json.loads(stats.contents[0].text)["procedures"] == {"provisional": 1}  # type: ignore[union-attr]  # JSON text
         for uri in ("memp://procedures/p_000000000000", "memp://trajectories/nonsense"):
             with pytest.raises(MCPError):
                 await client.read_resource(uri)
