@@ -240,13 +240,11 @@ class Memory:
         return embedder, views, reason
 
     def _searched_by_words(self, texts: Mapping[str, str], project: str) -> dict[str, Future[list[Hit]]]:
-        """Full text goes on while the task is embedded, and reads what it finds: LanceDB works outside the GIL."""
+        """Full text goes on while the task is embedded: LanceDB works outside the GIL."""
         scope = {project, ""}
 
         def search(text: str, column: Literal["doc", "errors"]) -> list[Hit]:
-            hits = self.store.worded(text, column=column, projects=scope, limit=retrieve.CANDIDATES)
-            self.store.found(hits)
-            return hits
+            return self.store.worded(text, column=column, projects=scope, limit=retrieve.CANDIDATES)
 
         columns: dict[str, Literal["doc", "errors"]] = {"words": "doc", "errors": "errors"}
         return {view: self._searching.submit(search, text, columns[view]) for view, text in texts.items() if text}
