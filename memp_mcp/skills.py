@@ -31,15 +31,14 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 from itertools import chain, count, repeat
-from typing import Any, Literal, NamedTuple
-
-import yaml
-from markdown_it import MarkdownIt
-from markdown_it.tree import SyntaxTreeNode
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from memp_mcp import build, redact
 from memp_mcp.errors import BadInput
 from memp_mcp.models import Line, Pitfall, Procedure, ScriptStep, Text, Value
+
+if TYPE_CHECKING:
+    from markdown_it.tree import SyntaxTreeNode
 
 FILE = "SKILL.md"
 LARGEST = 200_000
@@ -272,18 +271,25 @@ def frontmatter(text: str) -> dict[str, Any]:
         BadInput: there is none, or none that the specification allows.
 
     """
-    return _parsed(text)[0]
+    return _front_matter(_split(text)["yaml"])
 
 
 def _parsed(text: str) -> tuple[dict[str, Any], Content]:
-    match = _FRONT.match(text)
-    if match is None:
-        raise BadInput("It has no front matter: it must begin with a line '---', and a second one must follow.")
+    match = _split(text)
     front = _front_matter(match["yaml"])
     return front, redact.redact_value(_content(match["body"], front))[0]
 
 
+def _split(text: str) -> re.Match[str]:
+    match = _FRONT.match(text)
+    if match is None:
+        raise BadInput("It has no front matter: it must begin with a line '---', and a second one must follow.")
+    return match
+
+
 def _front_matter(text: str) -> dict[str, Any]:
+    import yaml  # noqa: PLC0415 - most servers are never asked for a skill
+
     try:
         front = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # a ValueError: no such date
@@ -356,6 +362,9 @@ def _page(body: str) -> _Page:
 
 
 def _blocks(body: str) -> Iterator[_Block]:
+    from markdown_it import MarkdownIt  # noqa: PLC0415 - as yaml
+    from markdown_it.tree import SyntaxTreeNode  # noqa: PLC0415 - as yaml
+
     lines = body.split("\n")
     for node in SyntaxTreeNode(MarkdownIt("commonmark").parse(body)).children:
         if node.type == "heading":

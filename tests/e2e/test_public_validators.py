@@ -1,6 +1,6 @@
 """What others publish to check such files and servers accepts ours. Each test is skipped, with the reason, without it.
 
-npm packages go into a cache (CLIENTS_CACHE, else ~/.cache/memp-mcp-tests), one folder a package and version.
+npm packages go into a cache (CLIENTS_CACHE, else ~/.cache/memp-mcp/clients), one folder a package and version.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from builders import won
 from conftest import OpenMemory
 
 ROOT = Path(__file__).parents[2]
-CACHE = Path(os.environ.get("CLIENTS_CACHE") or Path.home() / ".cache" / "memp-mcp-tests")
+CACHE = Path(os.environ.get("CLIENTS_CACHE") or Path.home() / ".cache" / "memp-mcp" / "clients")
 INSPECTOR = "@modelcontextprotocol/inspector", "2.12.0", "mcp-inspector"
 MCPB = "@anthropic-ai/mcpb", "2.1.2", "mcpb"
 CLAUDE = "@anthropic-ai/claude-code", "2.1.328", "claude"
