@@ -5,7 +5,7 @@ alone. Where the path would be too long for a socket, the folder is one of the o
 there are no Unix sockets, ``run/PID.port`` names a port of the loopback interface and the token that it asks for.
 
 One connection is one question: the server says that it is there, so that one which hangs is passed over; then a line of
-JSON goes to it, and one comes back.
+JSON goes to it, and one comes back. A server that cannot say anything yet answers `PASS`, and the next one is asked.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     Message = dict[str, Any]
     Answer = Callable[[Message], Message]
 
+PASS = {"pass": True}
+"""The answer of a server that is still loading what it would need: another may be further."""
 _HELLO = b"memp\n"
 _LONGEST_PATH = 100  # sun_path takes 104 bytes on macOS, 108 on Linux
 _LONGEST_LINE = 8_000_000
@@ -164,7 +166,7 @@ def _remove(path: str) -> None:
 
 
 def ask(home: str | os.PathLike[str], question: Message, *, until: float) -> Message | None:
-    """Ask the server that was started last, or the next one that is there; None without an answer by then.
+    """Ask the server that was started last, or the next one that can answer; None without an answer by then.
 
     *until* is a moment of `time.monotonic`.
     """
@@ -175,8 +177,11 @@ def ask(home: str | os.PathLike[str], question: Message, *, until: float) -> Mes
         with suppress(OSError, ValueError):
             connection, token = _connected(path)
             with connection:
-                if _is_there(connection, until):
-                    return _answer(connection, question | {"token": token}, until)
+                if not _is_there(connection, until):
+                    continue
+                answer = _answer(connection, question | {"token": token}, until)
+            if answer != PASS:
+                return answer
     return None
 
 

@@ -108,7 +108,11 @@ class Sessions:
                 self._memory.store.near(vector, column="vector", projects={""}, limit=1)
 
     def answer(self, question: dict[str, Any]) -> dict[str, Any]:
-        """What a hook is to print for an event, as ``{"output": …}``; empty where it is to be silent."""
+        """What a hook is to print for an event, as ``{"output": …}``; empty where it is to be silent.
+
+        While the embedder is loading it is `local.PASS`: a client's own server starts with the session, and another
+        one may have long been ready.
+        """
         event, told = str(question.get("event")), question.get("told")
         until = time.monotonic() + float(question.get("seconds") or 0.0)
         if event not in _PROMPTS | _TOOLS | {"SessionStart"}:
@@ -121,12 +125,15 @@ class Sessions:
         except (MempError, OSError) as error:
             log.warning("a hook was left without an answer: %s", error)
             return {}
+        if text is None:
+            return dict(local.PASS)
         named = str(told.get("hook_event_name") or event)
         return {"output": {"hookSpecificOutput": {"hookEventName": named, "additionalContext": text}}} if text else {}
 
     # -- recall ----------------------------------------------------------------------------------------------
 
-    def _said(self, event: str, asker: _Asker, told: dict[str, Any]) -> str:
+    def _said(self, event: str, asker: _Asker, told: dict[str, Any]) -> str | None:
+        """What goes into the conversation; None while nothing can be looked up."""
         shown = _Shown(self._run, str(told.get("session_id", "")))
         if event == "SessionStart":
             if told.get("source") in {"compact", "clear"}:
@@ -157,9 +164,11 @@ class Sessions:
         self._prompts[session_id] = session.task_of(typed)
         return self._prompts[session_id]
 
-    def _recalled(self, asker: _Asker, shown: _Shown, *, task: str, error: str = "") -> str:
-        if not task or self._memory.vectorizer.background.ready(0) is None:
-            return ""  # while the embedder is loading, a client would wait for it in vain
+    def _recalled(self, asker: _Asker, shown: _Shown, *, task: str, error: str = "") -> str | None:
+        if not task:
+            return ""
+        if self._memory.vectorizer.background.ready(0) is None:
+            return None  # a client would wait for it in vain
         recall = self._memory.recall(task, error=error, limit=PROCEDURES, client=asker.client)
         if time.monotonic() >= asker.until:
             return ""  # nobody is waiting any more

@@ -87,6 +87,19 @@ def test_a_server_that_hangs_is_passed_over(home: Path, endpoint: local.Endpoint
         assert local.ask(home, {}, until=time.monotonic() + 3) == {"heard": {}}
 
 
+def test_a_server_that_passes_leaves_the_question_to_the_next(home: Path, endpoint: local.Endpoint) -> None:
+    [ready] = sockets(home)
+    ready = ready.rename(ready.with_name("1.sock"))  # for two servers in one process
+    os.utime(ready, (1, 1))
+    starting = local.listen(home, lambda _: dict(local.PASS))
+
+    assert local.ask(home, {}, until=soon()) == {"heard": {}}
+
+    ready.unlink()
+    assert local.ask(home, {}, until=soon()) is None
+    starting.close()
+
+
 def test_whoever_talks_nonsense_disturbs_nobody(home: Path, endpoint: local.Endpoint) -> None:
     [path] = sockets(home)
     for nonsense in (b"\n", b"[]\n", b"{\n", b"\xff\n", b'"x"\n'):

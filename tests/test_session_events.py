@@ -14,6 +14,7 @@ from builders import won
 from conftest import OpenMemory
 from fakes import NoEmbedder
 
+from memp_mcp import local
 from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import BadInput
 from memp_mcp.memory import Memory
@@ -106,11 +107,12 @@ def test_a_client_that_no_longer_waits_has_been_shown_nothing(taught: Memory) ->
     assert ask(taught, "UserPromptSubmit", prompt=PROMPT)
 
 
-def test_nobody_waits_for_an_embedder_that_is_loading(open_memory: OpenMemory) -> None:
+def test_a_server_whose_embedder_is_loading_leaves_the_question_to_another(open_memory: OpenMemory) -> None:
     memory = open_memory(background=NoEmbedder(DEFAULT_EMBEDDER))
     memory.record_all([PUBLISH])
+    question = {"event": "UserPromptSubmit", "seconds": 60.0, "told": {"session_id": "s", "prompt": PROMPT}}
 
-    assert not ask(memory, "UserPromptSubmit", prompt=PROMPT)
+    assert Sessions(memory).answer(question) == local.PASS
 
 
 def test_a_recall_that_is_withheld_leaves_only_its_id(open_memory: OpenMemory) -> None:

@@ -61,8 +61,8 @@ def test_the_inspector_verifies_every_skill_and_its_digest(open_memory: OpenMemo
     memory = open_memory()
     for task in ('publish the shop: "now" --- 0o17', "Отправить письмо <клиенту>", "sweep the floor"):
         memory.record(won(task, "look at `it` | tee {file}", "do it\nin two lines"))
-    given = {"MEMP_HOME": str(memory.settings.home), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
-    environ = [word for name, value in given.items() for word in ("-e", f"{name}={value}")]
+    given = {"MEMP_HOME": str(memory.settings.home), "PYTHONPATH": os.environ.get("PYTHONPATH")}
+    environ = [word for name, value in given.items() if value for word in ("-e", f"{name}={value}")]
     server = (inspector, "--cli", sys.executable, "-m", "memp_mcp", *environ, "--protocol-era", "modern")
     verify = ("--verify", "--require-digests", "--format", "json")
 
