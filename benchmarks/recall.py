@@ -22,13 +22,13 @@ from benchmarks.common import Wire, command_line, cpu_seconds, median, percentil
 from benchmarks.population import SEED, Population, population, procedure_id, queries, write
 from memp_mcp import keys
 from memp_mcp.embedder import Embedder, load
+from memp_mcp.retrieve import CANDIDATES
 from memp_mcp.settings import DEFAULT_EMBEDDER
 from memp_mcp.store import Store
 from memp_mcp.tables import VectorColumn
 
 SIZES = (1_000, 10_000, 100_000)
 LARGE = 1_000_000
-CANDIDATES = 64
 COLUMNS: tuple[VectorColumn, ...] = ("vector", "phrases")
 
 

@@ -105,6 +105,13 @@ class _Chosen(NamedTuple):
     holdout: float
 
 
+class _Searched(NamedTuple):
+    """What a search found, and what was read of it."""
+
+    hits: list[Hit]
+    procedures: tuple[Procedure, ...]
+
+
 class Memory:
     """The procedural memory that agents share. Thread-safe; several processes may hold one on the same directory."""
 
@@ -203,7 +210,7 @@ class Memory:
             error=seen,
             policy="hybrid" if found == "lexical" else found,
             floor=self._floor(embedder) if embedder else None,
-            counts=self.counts(c.procedure for c in candidates),
+            counts=_since_changed((c.procedure for c in candidates), self.store.settled_counts),
             project=scope,
             limit=limit,
         )
@@ -234,17 +241,20 @@ class Memory:
                 embedder, reason = None, str(changed)
         if embedder is None and "words" not in worded:
             worded |= self._searched_by_words({"words": task}, project)
-        hits = near | {view: searched.result() for view, searched in worded.items()}
-        procedures = self.store.found([hit for of_view in hits.values() for hit in of_view])
+        searched = {view: searching.result() for view, searching in worded.items()}
+        procedures = {p.id: p for found in searched.values() for p in found.procedures}
+        procedures |= self.store.found([h for found in near.values() for h in found if h.id not in procedures])
+        hits = near | {view: found.hits for view, found in searched.items()}
         views = {v: [(procedures[h.id], h.score) for h in found if h.id in procedures] for v, found in hits.items()}
         return embedder, views, reason
 
-    def _searched_by_words(self, texts: Mapping[str, str], project: str) -> dict[str, Future[list[Hit]]]:
-        """Full text goes on while the task is embedded: LanceDB works outside the GIL."""
+    def _searched_by_words(self, texts: Mapping[str, str], project: str) -> dict[str, Future[_Searched]]:
+        """Full text is searched, and what it finds is read, while the task is embedded: both work outside the GIL."""
         scope = {project, ""}
 
-        def search(text: str, column: Literal["doc", "errors"]) -> list[Hit]:
-            return self.store.worded(text, column=column, projects=scope, limit=retrieve.CANDIDATES)
+        def search(text: str, column: Literal["doc", "errors"]) -> _Searched:
+            hits = self.store.worded(text, column=column, projects=scope, limit=retrieve.CANDIDATES)
+            return _Searched(hits, tuple(self.store.found(hits).values()))
 
         columns: dict[str, Literal["doc", "errors"]] = {"words": "doc", "errors": "errors"}
         return {view: self._searching.submit(search, text, columns[view]) for view, text in texts.items() if text}
@@ -401,9 +411,7 @@ class Memory:
 
     def counts(self, procedures: Iterable[Procedure]) -> dict[str, Counts]:
         """The counts of each procedure since its script was last changed, by id."""
-        wanted = {p.id: p.counted_from for p in procedures}
-        counts = self.store.counts(wanted)
-        return {pid: counts.get(pid, {}).get(start, Counts()) for pid, start in wanted.items()}
+        return _since_changed(procedures, self.store.counts)
 
     def history(self, procedure_id: str) -> list[Procedure]:
         """All revisions of a procedure, oldest first."""
@@ -544,6 +552,14 @@ class Memory:
             llm_tokens_left=budget.left() if budget else 0,
             ledger=account(records, retire_below=self.settings.retire_below).brief(STATS_PROCEDURES, projects),
         )
+
+
+def _since_changed(
+    procedures: Iterable[Procedure], counted: Callable[[Collection[str]], Mapping[str, Mapping[int, Counts]]]
+) -> dict[str, Counts]:
+    wanted = {p.id: p.counted_from for p in procedures}
+    counts = counted(wanted.keys())
+    return {pid: counts.get(pid, {}).get(start, Counts()) for pid, start in wanted.items()}
 
 
 def _returned(matches: Iterable[Match]) -> tuple[lookup.Returned, ...]:

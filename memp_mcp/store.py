@@ -65,12 +65,13 @@ from memp_mcp.tables import (
 )
 from memp_mcp.tally import Tally
 from memp_mcp.upkeep import StoreSize
+from memp_mcp.waiting import Waiting
 
 FORMAT = 1
 
 _REVISION = ("id", "revision", "created_at")
-SETTLED_AFTER = 1.0
-"""Seconds."""
+TAKEN_IN_AFTER = 1.0
+"""Seconds that a recall waits for a write which takes it along."""
 _READ_LATELY = 1_000
 """Procedures that are kept as they were read: about 15 MB."""
 _BATCH = 500
@@ -162,7 +163,8 @@ class Store:
             self._tables = tables or Tables(directory, indexed_from=indexed_from, max_floats=max_floats)
         self._resident = Resident(self._tables, max_floats=max_floats)
         self._tally = Tally(self._tables)
-        self._settling: threading.Timer | None = None
+        self._waiting = Waiting(directory)
+        self._taking_in: threading.Timer | None = None
         self._deferring = threading.Lock()
 
     @classmethod
@@ -318,11 +320,15 @@ class Store:
     def note_recall(self, *events: Event) -> None:
         """Append events whose ids were just made. Everybody sees them at once; they outlive this process.
 
-        Only a power cut within the next second can lose them: a recall need not wait for the disk.
+        They wait beside the table for the next write, or a second: only a power cut can lose them until then.
+
+        Raises:
+            StoreError: they could not be written.
         """
-        with self._writing(settle=False):
-            self._add("events", [event_row(e) for e in events])
-        self._settle_later()
+        with explained(self.directory):
+            self._meta()  # whatever is wrong with the memory is to be said now
+            self._waiting.add(*events)
+        self._take_in_later()
 
     def forget(self, procedure_id: str, *, evidence: Collection[str] = ()) -> None:
         """Remove a procedure, its history, its events and the given trajectories for good, out of the files too.
@@ -675,6 +681,12 @@ class Store:
 
     def counts(self, ids: Collection[str]) -> dict[str, dict[int, Counts]]:
         """What has happened to each procedure, by the revision since which it is counted (``counted_from``)."""
+        waiting = self._waiting_events()
+        fresh = waiting.keys() - self._ids("events", waiting.keys())
+        return self._tally.of(ids, beside=[event_row(waiting[i]) for i in fresh])
+
+    def settled_counts(self, ids: Collection[str]) -> dict[str, dict[int, Counts]]:
+        """The same in a tenth of the time, but that recalls of the last second may not be counted yet."""
         return self._tally.of(ids)
 
     def events(
@@ -686,9 +698,11 @@ class Store:
         trajectory_id: str | None = None,
     ) -> list[Event]:
         """The events that fit, oldest first."""
-        where = _all_equal(kind=kind, procedure_id=procedure_id, recall_id=recall_id, trajectory_id=trajectory_id)
-        found = self._parsed(Event, self._tables.rows("events", ["body"], where=where))
-        return sorted(found, key=lambda e: (e.at, e.id))
+        about = {"kind": kind, "procedure_id": procedure_id, "recall_id": recall_id, "trajectory_id": trajectory_id}
+        waiting = self._waiting_events().values()
+        rows = self._tables.rows("events", ["body"], where=_all_equal(**about))
+        found = [*self._parsed(Event, rows), *(e for e in waiting if _is_about(e, about))]
+        return sorted({e.id: e for e in found}.values(), key=lambda e: (e.at, e.id))
 
     def all_trajectories(self) -> Iterator[Trajectory]:
         """Every trajectory, oldest first, read a few at a time."""
@@ -699,8 +713,12 @@ class Store:
         return self._stream("procedure_versions", Procedure, ["created_at", "procedure_id", "revision"], _BATCH)
 
     def all_events(self) -> Iterator[Event]:
-        """Every event, oldest first, read a few at a time."""
-        return self._stream("events", Event, ["at", "id"], _BATCH)
+        """Every event, oldest first, read a few at a time; those that wait are the last."""
+        waiting = self._waiting_events()
+        for event in self._stream("events", Event, ["at", "id"], _BATCH):
+            waiting.pop(event.id, None)
+            yield event
+        yield from sorted(waiting.values(), key=lambda e: (e.at, e.id))
 
     # --- upkeep
 
@@ -726,7 +744,7 @@ class Store:
         only begun is not the matter here: see `unfinished`, `strays` and `rebuild_current`.
         """
         salvage = Salvage(self.directory, self._tables)
-        with self._writing(tallied=False):
+        with self._writing(readable=False):
             self._tally.drop()
             told = list(salvage.everything())
             if salvage.lost["procedure_versions"]:
@@ -775,45 +793,48 @@ class Store:
     # --- how
 
     @contextmanager
-    def _writing(self, *, settle: bool = True, tallied: bool = True) -> Iterator[_Meta]:
+    def _writing(self, *, readable: bool = True) -> Iterator[_Meta]:
         """The one place where something is written: alone, durably, in a memory that is still the one opened.
 
-        Without *settle* it is not durable before the next write, or `_settle_later`; without *tallied* the events need
-        not be readable.
+        What waits is taken along, and counts are kept, unless the events need not be *readable*.
         """
         if not self._turn.acquire(timeout=self._lock_timeout):
             raise self._busy()
         try:
-            with explained(self.directory), self._locked(), self._tally.kept() if tallied else nullcontext():
+            with explained(self.directory), self._locked(), self._tally.kept() if readable else nullcontext():
                 meta = self._meta()
+                waiting = self._take_in_waiting() if readable else ()
                 yield meta
-                if settle:
-                    self._tables.settle()
+                self._tables.settle()
+                self._waiting.drop(waiting)
         except BaseException:
             self._tables.abandon()
             raise
         finally:
             self._turn.release()
 
-    def _settle_later(self) -> None:
-        """Bring to the disk what was written without waiting for it, once for all that comes within a second."""
-        with self._deferring:
-            if self._settling is None:
-                self._settling = threading.Timer(SETTLED_AFTER, self._settle)
-                self._settling.daemon = True
-                self._settling.start()
+    def _take_in_waiting(self) -> Collection[str]:
+        """Write the events that wait; their files may go once that is on the disk."""
+        files = self._waiting.files()
+        self._add_absent("events", [event_row(e) for events in files.values() for e in events])
+        return tuple(files)
 
-    def _settle(self) -> None:
+    def _take_in_later(self) -> None:
+        """Take in what waits, once for all that comes within a second."""
         with self._deferring:
-            self._settling = None
+            if self._taking_in is None:
+                self._taking_in = threading.Timer(TAKEN_IN_AFTER, self._take_in_now)
+                self._taking_in.daemon = True
+                self._taking_in.start()
+
+    def _take_in_now(self) -> None:
+        with self._deferring:
+            self._taking_in = None
         try:
-            with explained(self.directory):
-                ragged = self._tables.sync()
-            if ragged:
-                with self._writing():
-                    pass
-        except MempError as error:  # there is nobody to tell; whoever writes next is told
-            _log.warning("What was recalled lately may not be on the disk: %s", error)
+            with self._writing():
+                pass
+        except MempError as error:  # there is nobody to tell; it waits for the next write
+            _log.warning("What was recalled lately still waits to be written down: %s", error)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
@@ -883,6 +904,11 @@ class Store:
         if self._adopted is None:
             raise EmbedderError("No embedder was adopted by this process. Call adopt(name, dimension) first.")
         return _agreed(meta, *self._adopted)[1]
+
+    def _waiting_events(self) -> dict[str, Event]:
+        """To be asked for before the table is: what is taken in meanwhile is then found twice, and not missed."""
+        with explained(self.directory):
+            return self._waiting.events()
 
     def _ids(self, name: TableName, ids: Collection[str]) -> set[str]:
         key = SCHEMAS[name].names[0]
@@ -977,3 +1003,7 @@ def _visible(projects: Collection[str]) -> str:
 
 def _all_equal(**wanted: str | None) -> str:
     return " AND ".join(f"{name} = {quoted(value)}" for name, value in wanted.items() if value is not None) or "true"
+
+
+def _is_about(event: Event, wanted: Mapping[str, str | None]) -> bool:
+    return all(getattr(event, name) == value for name, value in wanted.items() if value is not None)

@@ -67,6 +67,8 @@ _NAMED = 500
 """Ids that one filter names."""
 _READ_AT_ONCE = 500
 """Rows, when a whole table is read to see whether it can be."""
+_COMMITS_OF_A_SESSION = 400
+"""After so many it is connected anew: of the index of each, LanceDB keeps .03 MB beyond what its caches may have."""
 _HINT = "latest_version_hint.json"
 _UNFINISHED = ".tmp"
 """What LanceDB's name of a file begins with until it is whole."""
@@ -261,13 +263,16 @@ class Tables:
         self._opened: dict[TableName, Table] = {}
         self._synced: dict[TableName, set[str]] = {}
         self._touched: set[TableName] = set()
+        self._commits = 0
+
         # Every read sees the latest commit of any process. The default caches may grow to 7 GB, and the one of metadata
         # does fill: each commit leaves a version in it that nobody will ask for again.
-        self._db: Any = lancedb.connect(
-            directory,
-            read_consistency_interval=seen_after,
-            session=lancedb.Session(index_cache_size_bytes=64 << 20, metadata_cache_size_bytes=metadata_cache),
-        )
+        def connect() -> Any:
+            caches = lancedb.Session(index_cache_size_bytes=64 << 20, metadata_cache_size_bytes=metadata_cache)
+            return lancedb.connect(directory, read_consistency_interval=seen_after, session=caches)
+
+        self._connect = connect
+        self._db: Any = connect()
 
     # --- there or not
 
@@ -493,17 +498,10 @@ class Tables:
             self._sync(name)
             if self._untidy(name):
                 self._tidy(name)
-
-    def sync(self) -> bool:
-        """Bring what was written to the disk, and leave the rest to `settle`: others may write meanwhile.
-
-        Returns:
-            Whether a table has grown ragged.
-        """
-        touched = sorted(self._touched.copy())
-        for name in touched:
-            self._sync(name)
-        return any(self._untidy(name) for name in touched)
+        if self._commits >= _COMMITS_OF_A_SESSION:
+            self._commits = 0
+            # A thread that reads meanwhile has taken its table out of what is replaced here.
+            self._db, self._opened = self._connect(), {}
 
     def abandon(self) -> None:
         """Forget what was written since `settle`: the operation failed and is not going to be acknowledged."""
@@ -658,9 +656,10 @@ class Tables:
             yield from (e for e in entries if e.name.endswith(".manifest"))
 
     def _table(self, name: TableName) -> Table:
-        if name not in self._opened:
-            self._opened[name] = self._db.open_table(name)
-        return self._opened[name]
+        table = self._opened.get(name)
+        if table is None:
+            table = self._opened[name] = self._db.open_table(name)
+        return table
 
     def _read(self, name: TableName, action: Callable[[Table], T]) -> T:
         with explained(self._directory):
@@ -675,6 +674,7 @@ class Tables:
 
     def _write(self, name: TableName, action: Callable[[Table], object]) -> None:
         self._touched.add(name)
+        self._commits += 1
         with explained(self._directory):
             table = self._table(name)
             committed(lambda: action(table))

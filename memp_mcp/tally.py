@@ -65,13 +65,20 @@ class Tally:
         self._being_written = False
         self._changing = threading.RLock()
 
-    def of(self, ids: Collection[str]) -> dict[str, dict[int, Counts]]:
-        """What has happened to each procedure, by the revision since which it is counted."""
-        held = self._of_held(ids)
-        if held is not None:
-            return held
-        about = f" AND {one_of('procedure_id', ids)}" if len(ids) <= _NAMED else ""
-        return _told(ids, _count(self._tables.rows("events", _COLUMNS, where=_KINDS + about)))
+    def of(self, ids: Collection[str], *, beside: Iterable[Row] = ()) -> dict[str, dict[int, Counts]]:
+        """What has happened to each procedure, by the revision since which it is counted.
+
+        Args:
+            ids: of the procedures.
+            beside: events that are not in the table.
+
+        """
+        counted = self._of_held(ids)
+        if counted is None:
+            about = f" AND {one_of('procedure_id', ids)}" if len(ids) <= _NAMED else ""
+            counted = _count(self._tables.rows("events", _COLUMNS, where=_KINDS + about))
+        counted = _count(beside, counted)
+        return {i: {since: Counts(**c._asdict()) for since, c in counted.get(i, {}).items()} for i in ids}
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -108,7 +115,7 @@ class Tally:
         with self._changing:
             self._held = None
 
-    def _of_held(self, ids: Collection[str]) -> dict[str, dict[int, Counts]] | None:
+    def _of_held(self, ids: Collection[str]) -> _Counted | None:
         with self._changing:
             # Asked before reading: what is held may be newer than its state says, and is then counted once more.
             state = self._tables.state("events")
@@ -120,7 +127,7 @@ class Tally:
                 if first or self._tables.count("events") > self._max_events:
                     return None
                 self._held = _Held(state, _count(self._tables.rows("events", _COLUMNS, where=_KINDS)))
-            return _told(ids, self._held.counted)
+            return {i: dict(self._held.counted[i]) for i in ids if i in self._held.counted}
 
 
 def _count(rows: Iterable[Row], counted: _Counted | None = None) -> _Counted:
@@ -130,7 +137,3 @@ def _count(rows: Iterable[Row], counted: _Counted | None = None) -> _Counted:
         of_procedure = total.setdefault(row["procedure_id"], {})
         of_procedure[row["counted_from"]] = of_procedure.get(row["counted_from"], _Count()).more(row)
     return total
-
-
-def _told(ids: Collection[str], counted: _Counted) -> dict[str, dict[int, Counts]]:
-    return {i: {since: Counts(**c._asdict()) for since, c in counted.get(i, {}).items()} for i in ids}

@@ -26,6 +26,7 @@ from memp_mcp.models import Commit, Counts, Event, Pitfall, Procedure, Reward, S
 from memp_mcp.store import Store, Vectors
 from memp_mcp.tables import METRICS, TableName, Tables, committed, version_row
 from memp_mcp.tally import Tally
+from memp_mcp.waiting import Waiting
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=())) | st.sampled_from(
@@ -720,29 +721,79 @@ def test_a_process_that_counts_more_events_than_it_holds_asks_the_table(tmp_path
         assert store.counts(["p_1"])["p_1"][1].recalled == n
 
 
-def test_a_recall_that_is_not_on_the_disk_yet_is_seen_by_others_and_brought_there(tmp_path: Path) -> None:
+def waiting(store: Store) -> list[Path]:
+    return sorted((store.directory / "waiting").iterdir())
+
+
+def test_a_recall_that_waits_is_seen_by_others_and_taken_in_within_a_second(tmp_path: Path) -> None:
     store = Store.open(tmp_path / "noted")
     event = Event(kind="recall", recall_id="r_1", at=START)
     store.note_recall(event)
-    assert Store.open(store.directory).events() == [event]
-    timer = store._settling
+    other = Store.open(store.directory)
+    assert other.events() == other.events(recall_id="r_1") == list(other.all_events()) == [event]
+    assert not other.events(recall_id="r_2")
+    assert waiting(store)
+    timer = store._taking_in
     assert timer is not None
     timer.join()
-    assert store._settling is None
+    assert (store._taking_in, waiting(store)) == (None, [])
+    assert other.events() == list(other.all_events()) == [event]
     folder = str(store.directory / "events.lance" / "data")
     assert {f for f in store._tables._synced["events"] if f.startswith(folder)}
 
 
-def test_what_cannot_be_brought_to_the_disk_later_is_a_warning(
+def test_a_recall_does_not_wait_for_those_who_write(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "noted")
+    other = Store.open(store.directory, lock_timeout=0.01)
+    event = Event(kind="recall", recall_id="r_1", at=START)
+    with store._writing():
+        other.note_recall(event)
+        with pytest.raises(StoreBusy):
+            other.note(event)
+    assert other.events() == [event]
+
+
+def test_whoever_writes_next_takes_in_what_a_dead_process_left(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "noted")
+    left = Event(kind="recalled", procedure_id="p_1", counted_from=1)
+    Waiting(store.directory).add(left)
+    cut_off = store.directory / "waiting" / "e_1.jsonl"
+    cut_off.write_bytes(b"")
+    torn = store.directory / "waiting" / "e_2.jsonl"
+    torn.write_bytes(b'{"kind": "rec')
+    assert store.counts(["p_1"])["p_1"][1].recalled == 1
+    store.note(Event(kind="forgotten"))
+    assert not waiting(store)
+    assert store.counts(["p_1"])["p_1"][1].recalled == 1
+    assert len(store.events()) == 2
+
+
+def test_what_was_taken_in_by_one_who_died_before_saying_so_counts_once(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "noted")
+    event = Event(kind="recalled", procedure_id="p_1", counted_from=1)
+    store.note(event)
+    Waiting(store.directory).add(event)
+    assert store.counts(["p_1"])["p_1"][1].recalled == 1
+    assert store.events() == list(store.all_events()) == [event]
+    store.note(event)
+    assert not waiting(store)
+    assert store.counts(["p_1"])["p_1"][1].recalled == 1
+
+
+def test_what_cannot_be_taken_in_goes_on_waiting_with_a_warning(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     store = Store.open(tmp_path / "noted")
-    store.note_recall(Event(kind="recall", recall_id="r_1", at=START))
-    timer = store._settling
+    event = Event(kind="recall", recall_id="r_1", at=START)
+    store.note_recall(event)
+    timer = store._taking_in
     assert timer is not None
-    store.directory.rename(tmp_path / "moved")
+    moved = store.directory.rename(tmp_path / "moved")
     timer.join()
-    assert "may not be on the disk" in caplog.text
+    assert "still waits" in caplog.text
+    with pytest.raises(StoreDamaged, match="is gone"):
+        store.note_recall(event)
+    assert Store.open(moved).events() == [event]
 
 
 def test_events_are_found_by_what_they_are_about_oldest_first(store: Store) -> None:
