@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import bundle
-import jsonschema
 import links
 import pytest
 import skills_ref
@@ -24,31 +23,6 @@ from memp_mcp.settings import PREFIX, Settings
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PLUGIN = ROOT / "packaging" / "claude-code"
-
-REGISTRY: dict[str, Any] = {  # what the registry's schema of 2025-12-11 asks of the fields that we use
-    "required": ["name", "description", "version"],
-    "properties": {
-        "name": {"pattern": "^[a-zA-Z0-9.-]+/[a-zA-Z0-9._-]+$", "minLength": 3, "maxLength": 200},
-        "title": {"type": "string", "minLength": 1, "maxLength": 100},
-        "description": {"type": "string", "minLength": 1, "maxLength": 100},
-        "version": {"type": "string", "maxLength": 255, "pattern": r"^\d+\.\d+\.\d+"},
-        "packages": {
-            "type": "array",
-            "items": {
-                "required": ["registryType", "identifier", "transport"],
-                "properties": {
-                    "transport": {"properties": {"type": {"const": "stdio"}}, "required": ["type"]},
-                    "environmentVariables": {
-                        "items": {
-                            "required": ["name"],
-                            "properties": {"format": {"enum": ["string", "number", "boolean", "filepath"]}},
-                        }
-                    },
-                },
-            },
-        },
-    },
-}
 
 
 def loaded(path: str) -> Any:
@@ -78,10 +52,6 @@ def test_the_command_is_called_as_the_package_so_that_uvx_and_pipx_need_no_more(
 
 
 # -- the registry -------------------------------------------------------------------------------------------
-
-
-def test_the_registry_entry_has_what_its_schema_asks_for() -> None:
-    jsonschema.validate(loaded("server.json"), REGISTRY)
 
 
 def test_the_registry_finds_its_name_in_the_readme_that_the_package_shows() -> None:
