@@ -44,10 +44,12 @@ from memp_mcp.settings import DEFAULT_EMBEDDER, Settings
 from memp_mcp.tables import SCHEMAS, trajectory_row
 
 MEGABYTE = 1_000_000
-LIMIT = 350 * MEGABYTE
+MEBIBYTE = 1 << 20
+"""What tools that show processes count memory in."""
+LIMIT = 350 * MEBIBYTE
 """Of resident memory, after 1,000 calls."""
 MARKS = (100, 300, 1_000, 2_000, 3_000, 5_000, 10_000)
-MEMORY = {"MB resident": "resident", "of it not of files": "anonymous"}
+MEMORY = {"MiB resident": "resident", "of it not of files": "anonymous"}
 WINDOW = 128
 """Records that are timed at a mark: four times those between two compactions."""
 STARTS = 5
@@ -133,7 +135,7 @@ def growth(commits: int) -> dict[str, list[Row]]:
             row = {"commits": mark, "MB on disk": disk_bytes(Path(home)) / MEGABYTE}
             row |= _costs(server, home, episodes[mark : mark + WINDOW], asked) | _starting(server, home, episodes[0])
             memory = resident_bytes(server.pid)
-            rows.append(row | {name: memory[kind] / MEGABYTE for name, kind in MEMORY.items()})
+            rows.append(row | {name: memory[kind] / MEBIBYTE for name, kind in MEMORY.items()})
             done = mark + WINDOW
             print_table(rows[-1:])  # a long run tells how it goes
     return {"growth": rows, "bars of growth": _bars(rows, _imported(episodes[:commits]) / MEGABYTE)}
@@ -208,12 +210,12 @@ def memory_after(calls: int) -> Row:
             server.call("record_trajectory", **told(task), recall_id=recall["recall_id"])
         after = resident_bytes(server.pid)
     return {
-        "within 350 MB": after["resident"] <= LIMIT,
+        "within 350 MiB": after["resident"] <= LIMIT,
         "calls": calls,
-        "MB idle": idle["resident"] / MEGABYTE,
-        "MB after": after["resident"] / MEGABYTE,
-        "idle, not of files": idle["anonymous"] / MEGABYTE,
-        "after, not of files": after["anonymous"] / MEGABYTE,
+        "MiB idle": idle["resident"] / MEBIBYTE,
+        "MiB after": after["resident"] / MEBIBYTE,
+        "idle, not of files": idle["anonymous"] / MEBIBYTE,
+        "after, not of files": after["anonymous"] / MEBIBYTE,
     }
 
 

@@ -43,6 +43,7 @@ The house, in the order in which a request walks through it; imports run the sam
     bucket.py     the memory on object storage: the same tables, a lease in the place of the lock
     upkeep.py     what the tables say about each other: behind, begun, doubled, astray; and their size
     resident.py   the vectors of a small memory, held by the process; tally.py the counts
+    waiting.py    what was recalled lately, in small files until the next write takes it into the table
     lean.py       what a process does without, of the libraries it loads
     tokens.py     bearer tokens: made, listed, revoked; kept as hashes
     settings.py   MEMP_* → one frozen Settings

@@ -72,8 +72,8 @@ FORMAT = 1
 _REVISION = ("id", "revision", "created_at")
 TAKEN_IN_AFTER = 1.0
 """Seconds that a recall waits for a write which takes it along."""
-_READ_LATELY = 1_000
-"""Procedures that are kept as they were read: about 15 MB."""
+_READ_LATELY = 500
+"""Procedures that are kept as they were read: about 5 MB."""
 _BATCH = 500
 _LARGE_BATCH = 32
 

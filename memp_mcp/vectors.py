@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MAX_CACHED_PHRASES = 20_000
-"""Phrases repeat from task to task; 20,000 vectors of 384 floats are 30 MB."""
+MAX_CACHED_PHRASES = 5_000
+"""Phrases repeat from task to task; 5,000 vectors of 384 floats are 8 MB."""
 
 
 class Vectorizer:
@@ -35,6 +35,7 @@ class Vectorizer:
         self._store = store
         self._agreeing = threading.Lock()
         self._completed = False
+        self._caching = threading.Lock()
         self._phrases: dict[str, NDArray[np.float32]] = {}
 
     def embedder(self, *, wait: float) -> tuple[Embedder | None, str]:
@@ -102,15 +103,14 @@ class Vectorizer:
 
     def _of_phrases(self, embedder: Embedder, phrases: Sequence[str]) -> dict[str, NDArray[np.float32]]:
         """The vectors of these phrases; those that are not remembered are embedded together."""
-        # A thread reads the cache once and goes on with what it got, so that another may empty it meanwhile.
-        cache = self._phrases
+        cache = self._phrases  # another thread may begin a new one meanwhile
         known = {p: v for p in dict.fromkeys(phrases) if (v := cache.get(p)) is not None}
         new = [p for p in dict.fromkeys(phrases) if p not in known]
         made = dict(zip(new, embedder.embed(new), strict=True)) if new else {}
-        if len(cache) + len(made) > MAX_CACHED_PHRASES:
-            self._phrases = made
-        else:
-            cache.update(made)
+        with self._caching:
+            if len(self._phrases) + len(made) > MAX_CACHED_PHRASES:
+                self._phrases = {}
+            self._phrases.update(made)
         return known | made
 
 

@@ -113,11 +113,9 @@ def test_a_memory_that_others_keep_busy_is_searched_and_says_what_it_could_not_d
         without_vectors = memory.recall(AGAIN)
 
     assert without_embedder.found == "lexical"
-    assert without_embedder.id is None
-    assert without_embedder.reason.count("Other writers held the memory") == 2
-    assert (without_vectors.found, without_vectors.id) == ("hybrid", None)
-    assert "has no id" in without_vectors.reason
-    assert memory.recall(AGAIN).id is not None
+    assert without_embedder.reason.count("Other writers held the memory") == 1
+    assert without_vectors.found == "hybrid"
+    assert None not in {without_embedder.id, without_vectors.id}
 
 
 def test_foreign_scripts_are_not_compared_by_an_embedder_that_knows_english(memory: Memory) -> None:
