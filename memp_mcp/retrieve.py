@@ -154,6 +154,8 @@ def _spread(order: Sequence[int], procedures: Sequence[Procedure], scores: Seque
     A source is who recorded it, and in which project. What an independent episode or a person has confirmed counts for
     no source; where there is one source only, nothing changes.
     """
+    if len({_first_source(p) for p in procedures}) < 2:
+        return list(order[:limit])
     most = math.ceil(limit * OF_ONE_SOURCE)
     left, taken = list(order), Counter[tuple[str, str]]()
     chosen: list[int] = []
@@ -176,9 +178,12 @@ def _is_full(procedure: Procedure, taken: Mapping[tuple[str, str], int], most: i
 
 def _only_source(procedure: Procedure) -> tuple[str, str] | None:
     """Who alone vouches for a procedure; None where somebody has confirmed it."""
-    if procedure.status == "active" or not procedure.sources:
-        return None
-    return procedure.sources[0].client, procedure.sources[0].project
+    return None if procedure.status == "active" else _first_source(procedure)
+
+
+def _first_source(procedure: Procedure) -> tuple[str, str] | None:
+    first = next(iter(procedure.sources), None)
+    return (first.client, first.project) if first else None
 
 
 def _among_equals(procedure: Procedure) -> tuple[int, int, tuple[str, ...], str]:

@@ -247,7 +247,10 @@ def test_what_fits_much_worse_is_no_alternative() -> None:
 
 
 def test_of_one_source_only_the_order_stays_as_it_is() -> None:
+    confirmed = told_by("mallory", 9, 0.8, status="active")
+
     assert titles(*MALLORY, FAR, limit=5) == [f"mallory {i}" for i in range(5)]
+    assert titles(*MALLORY, confirmed, limit=4) == [f"mallory {i}" for i in range(4)]
 
 
 def test_what_somebody_has_confirmed_counts_for_no_source() -> None:
