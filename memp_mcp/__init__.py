@@ -39,7 +39,8 @@ The house, in the order in which a request walks through it; imports run the sam
     embedder.py   Embedder protocol and the real ones; minilm.py the default one's forward pass, in numpy
     redact.py     secrets out, before anything is stored; scrub.py out of what is stored already
     hazards.py    what a recalled step might do: dangerous commands, text that gives its reader orders
-    store.py      the memory on disk: lock, commits, recovery; tables.py LanceDB itself, rows, filters and indexes
+    store.py      the memory on disk: lock, commits, recovery; reading.py what it can be asked
+    tables.py     LanceDB itself: rows, filters, indexes, compaction
     bucket.py     the memory on object storage: the same tables, a lease in the place of the lock
     upkeep.py     what the tables say about each other: behind, begun, doubled, astray; and their size
     resident.py   the vectors of a small memory, held by the process; tally.py the counts

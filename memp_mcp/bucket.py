@@ -26,7 +26,8 @@ from typing import Any, Self
 
 from memp_mcp.errors import StoreBusy, StoreDamaged, StoreError
 from memp_mcp.models import Event
-from memp_mcp.store import Store, _Meta
+from memp_mcp.reading import Meta
+from memp_mcp.store import Store
 from memp_mcp.tables import INDEXED_FROM, SCHEMAS, Control, Row, TableName, Tables, event_row, explained
 from memp_mcp.tally import Tally
 from memp_mcp.upkeep import StoreSize
@@ -309,7 +310,7 @@ class BucketStore(Store):
             self._known_meta, self._known_at = self._control.read()[_META], time.monotonic()
         return self._known_meta[0]
 
-    def _write_meta(self, meta: _Meta) -> None:
+    def _write_meta(self, meta: Meta) -> None:
         turn = self._known_meta[1]
         if not self._control.swap(_META, meta.model_dump_json(), turn=turn):
             raise StoreBusy("Another process has changed the description of the memory meanwhile. Try again.")

@@ -19,7 +19,8 @@ from memp_mcp import intervals, update
 from memp_mcp.intervals import Estimate
 from memp_mcp.lookup import Noted, noted
 from memp_mcp.models import ChangeKind, Counts, Event, Status, Text, Trajectory, Value
-from memp_mcp.store import Brief, Store
+from memp_mcp.reading import Brief
+from memp_mcp.store import Store
 
 CHARACTERS_A_TOKEN = 4
 PERIODS = 12

@@ -36,11 +36,12 @@ from memp_mcp.models import (
     new_id,
     stable_id,
 )
+from memp_mcp.reading import Hit
 from memp_mcp.record import Recorded, Recorder
 from memp_mcp.reflect import Reflection, Reflector, Report, last_error
 from memp_mcp.retrieve import Match
 from memp_mcp.settings import Settings
-from memp_mcp.store import Hit, Store
+from memp_mcp.store import Store
 from memp_mcp.upkeep import StoreSize
 from memp_mcp.vectors import Vectorizer
 
