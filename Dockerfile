@@ -2,8 +2,9 @@
 FROM python:3.12-slim AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/memp
-# First, and without CUDA: sentence-transformers takes the torch that is there.
-RUN /opt/memp/bin/pip install --index-url https://download.pytorch.org/whl/cpu torch
+# First, and without CUDA: sentence-transformers takes the torch that is there. A mirror: --build-arg TORCH_INDEX=https://…
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+RUN /opt/memp/bin/pip install --index-url "$TORCH_INDEX" torch
 COPY pyproject.toml README.md LICENSE /src/
 COPY memp_mcp /src/memp_mcp
 RUN /opt/memp/bin/pip install "/src[team]"
