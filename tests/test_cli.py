@@ -355,6 +355,34 @@ def test_a_memory_is_exported_and_taken_over(shell: Shell, procedure_id: str, tm
     assert shell.run("export", *other).splitlines()[1:] == lines.splitlines()[1:]
 
 
+def test_an_export_to_stdout_is_the_memory_and_nothing_else(
+    shell: Shell, procedure_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = shell.run("export").splitlines()
+
+    assert shell.run("export", "-").splitlines() == lines
+    assert shell.run("export", "--json").splitlines() == lines
+    assert procedure_id in lines[-1] + lines[-2] + lines[-3]
+    assert not (tmp_path / "-").exists()
+
+
+def test_what_was_recorded_cannot_command_the_terminal(shell: Shell, tmp_path: Path) -> None:
+    """Escape sequences rewrite what has been printed; codes of emoji are the text's own, as in `a:key:b`."""
+    file = tmp_path / "t.jsonl"
+    evil = {"action": "echo \x1b[2J :key: \u202e hi"}
+    file.write_text(json.dumps(LINE | {"task": "publish \x1b]0;mine\x07 the :key: shop", "steps": [evil]}))
+    shell.run("import", str(file))
+    [found] = shell.data("list")
+    told = (["list"], ["search", "publish the shop"], ["show", found["id"]], ["stats"], ["history", found["id"]])
+
+    printed = "".join(shell.run(*argv) for argv in told)
+
+    assert not set(printed) & set("\x1b\x07\u202e")
+    assert "the :key: shop" in printed
+    assert "echo \\u001b[2J :key:" in printed
+
+
 def test_an_earlier_export_outlives_a_memory_that_cannot_be_opened(
     shell: Shell, procedure_id: str, tmp_path: Path
 ) -> None:
@@ -371,6 +399,7 @@ def test_an_earlier_export_outlives_a_memory_that_cannot_be_opened(
 def test_upkeep(shell: Shell, procedure_id: str) -> None:
     assert "->" in shell.run("compact")
     assert set(shell.data("compact")) == {"before", "after"}
+    assert shell.data("stats")["size"]["rows"]["trajectories"] == 1
     assert shell.data("rebuild")["current"] == 1
     assert "embedded, 0 distilled" in shell.run("rebuild", "--embed", "--distil", "--all")
     assert "sound" in shell.run("doctor")
