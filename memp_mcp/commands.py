@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from memp_mcp.errors import BadInput
+from memp_mcp.errors import BadInput, StoreDamaged
 from memp_mcp.front import serve_stdio
 from memp_mcp.models import Procedure
 from memp_mcp.settings import Settings
@@ -454,9 +454,12 @@ def rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
 
 def doctor(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
     """Look for what is wrong and say how to mend it."""
-    from memp_mcp.repair import problems  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.repair import MEND, problems  # noqa: PLC0415 - imports LanceDB
 
-    found = problems(_open(settings, salvage=True))
+    try:
+        found = problems(_open(settings, salvage=True))
+    except StoreDamaged as error:  # by then it has not even been opened
+        found = [f"{error} {MEND}"]
     lines = [f"- {p}" for p in found] or ["The memory is sound."]
     return Answer({"problems": found}, lines, UNSOUND if found else OK)
 

