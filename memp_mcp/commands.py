@@ -454,7 +454,8 @@ def rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
 
 def doctor(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
     """Look for what is wrong and say how to mend it."""
-    from memp_mcp.repair import MEND, problems  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.repair import problems  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.upkeep import MEND  # noqa: PLC0415 - as above
 
     try:
         found = problems(_open(settings, salvage=True))

@@ -97,7 +97,7 @@ def test_the_plugin_tells_each_event_to_the_program() -> None:
     for event, matchers in hooks.items():
         [told] = [hook for matcher in matchers for hook in matcher["hooks"]]
         assert told["type"] == "command"
-        assert told["command"] == f"memp-mcp hook {event} --client claude-code"
+        assert told["command"] == f"memp-mcp hook {event} --client claude-code || true"
     assert {"SessionStart", "UserPromptSubmit", "Stop", "SessionEnd"} <= hooks.keys()
 
 
