@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         text = told[:1].lower() + told[1:]
         added = names.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
-        added.add_argument("--home", type=Path, help="directory of the memory (MEMP_HOME)")
+        added.add_argument("--home", type=_directory, metavar="DIR", help="directory of the memory (MEMP_HOME)")
         added.add_argument("--json", action="store_true", help="print data instead of text")
         return added
 
@@ -190,6 +190,12 @@ def _add_files(command: argparse.ArgumentParser, at_least: str = "+") -> None:
 def _with_id(command: argparse.ArgumentParser, text: str = "procedure id") -> argparse.ArgumentParser:
     command.add_argument("id", help=text)
     return command
+
+
+def _directory(text: str) -> Path:
+    if not text:  # as of a variable that is not set: the folder of the moment is no memory
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
 
 
 def _number(least: int, most: int = sys.maxsize) -> Callable[[str], int]:

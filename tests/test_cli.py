@@ -449,6 +449,19 @@ def test_errors_name_the_way_out_as_text_and_as_data(shell: Shell, tmp_path: Pat
     assert "loopback" in shell.error("serve", "--http", "--host", "0.0.0.0")  # noqa: S104 - must be refused
 
 
+def test_an_empty_home_is_not_the_folder_of_the_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit) as ended:
+        main(["list", "--home", ""], {})
+
+    assert ended.value.code == 2
+    assert "--home: it is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_newer_memory_is_refused_and_left_as_it_is(shell: Shell, procedure_id: str) -> None:
     meta = shell.home / "meta.json"
     told = json.loads(meta.read_text(encoding="utf-8"))
