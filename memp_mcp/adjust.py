@@ -330,7 +330,10 @@ def suggestion(used: Used | None, failure: Failure) -> str:
     """A correction that the evidence itself suggests: what the nearest success did in place of the failed step."""
     if failure.success is None:
         return ""
+    worked = {s.action for s in failure.success.steps if evidence.failure(s) is None}
     for failed in reversed(failure.failed_steps):
+        if failed.action in worked:
+            continue  # it did the same
         remedy = build.remedy_for(Step(action=failed.action), failure.success.steps)
         if remedy is None:
             continue

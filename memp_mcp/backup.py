@@ -71,7 +71,9 @@ def _place(target: Path, keep: int | None) -> tuple[Path, str]:
     if keep is not None:
         raise BadInput(f"{target} is no folder, and --keep is for a folder of backups. Make it first, or leave it out.")
     if target.suffix != ".gz":
-        raise BadInput(f"{target} does not end in .gz, which it will be: name a file that does, or a folder.")
+        raise BadInput(f"{target} is no folder, and no name of a .gz file, which it would be. Make the folder first.")
+    if not target.parent.is_dir():
+        raise BadInput(f"There is no folder {target.parent}. Make it first.")
     return target.parent, target.name
 
 

@@ -11,13 +11,16 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NamedTuple, get_args
 
 from pydantic import BaseModel
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
+from rich.table import Table
 
 from memp_mcp import __version__, commands
 from memp_mcp.commands import FAILED, Answer
@@ -29,6 +32,8 @@ from memp_mcp.tokens import SCOPES
 
 WIDTH = 200
 """Of tables that go to a file or another program."""
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""Control characters but tab and line feed, and those that turn the direction of writing."""
 Command = Callable[[argparse.Namespace, Settings], Answer]
 AddCommand = Callable[[str, Command], argparse.ArgumentParser]
 
@@ -49,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
         text = told[:1].lower() + told[1:]
         added = names.add_parser(name, help=text, description=text)
         added.set_defaults(run=run)
-        added.add_argument("--home", type=Path, help="directory of the memory (MEMP_HOME)")
+        added.add_argument("--home", type=_directory, metavar="DIR", help="directory of the memory (MEMP_HOME)")
         added.add_argument("--json", action="store_true", help="print data instead of text")
         return added
 
@@ -115,7 +120,7 @@ def _add_transfer(command: AddCommand) -> None:
     files.add_argument("--update", choices=get_args(UpdatePolicy), help="MEMP_UPDATE for this import")
     files.add_argument("--revise", action="store_true", help="of skills: take over what was edited in their files")
     whole = command("export", commands.export)
-    whole.add_argument("file", nargs="?", type=Path)
+    whole.add_argument("file", nargs="?", type=Path, help="without, or as -: stdout")
     whole.add_argument("--skills", type=Path, metavar="DIR", help="write verified procedures as Agent Skills into DIR")
     whole.add_argument("--project", help="of skills: only of this project, and what is shared")
     whole.add_argument("--force", action="store_true", help="of skills: overwrite also what was edited by hand")
@@ -187,6 +192,12 @@ def _with_id(command: argparse.ArgumentParser, text: str = "procedure id") -> ar
     return command
 
 
+def _directory(text: str) -> Path:
+    if not text:  # as of a variable that is not set: the folder of the moment is no memory
+        raise argparse.ArgumentTypeError("it is empty")
+    return Path(text)
+
+
 def _number(least: int, most: int = sys.maxsize) -> Callable[[str], int]:
     def number(text: str) -> int:
         if not text.isdecimal() or not least <= int(text) <= most:
@@ -243,9 +254,19 @@ def _print(answer: Answer, *, as_json: bool) -> None:
         return
     # where nobody sees it a line is as wide as it likes: a program looks for whole ids and titles
     width = None if sys.stdout.isatty() else WIDTH
-    console = Console(soft_wrap=True, highlight=False, markup=False, width=width)
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False, width=width)
     for line in answer.lines:
-        console.print(line)
+        console.print(_Harmless(line))
+
+
+class _Harmless(NamedTuple):
+    """What is printed, less the control characters of recorded text: a terminal would do what they say."""
+
+    line: str | Table
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for segment in console.render(self.line, options):
+            yield Segment(_CONTROL.sub("\ufffd", segment.text), segment.style, segment.control)
 
 
 def _plain(data: Any) -> Any:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from memp_mcp.errors import BadInput
+from memp_mcp.errors import BadInput, StoreDamaged
 from memp_mcp.front import serve_stdio
 from memp_mcp.models import Procedure
 from memp_mcp.settings import Settings
@@ -207,11 +207,12 @@ def export(options: argparse.Namespace, settings: Settings) -> Answer:
         raise BadInput("--project and --force are for --skills DIR; a file holds the whole memory.")
     lines = 0
     memory = _open(settings, salvage=True)  # before the file: an earlier export outlives a memory that cannot be opened
-    with options.file.open("w", encoding="utf-8") if options.file else nullcontext(sys.stdout) as out:
+    file: Path | None = None if options.file == Path("-") else options.file
+    with file.open("w", encoding="utf-8") if file else nullcontext(sys.stdout) as out:
         for line in export(memory):
             out.write(line + "\n")
             lines += 1
-    return Answer({"lines": lines}, [f"{lines} lines written to {options.file}"] if options.file else [])
+    return Answer({"lines": lines}, [f"{lines} lines written to {file}"]) if file else Answer(None, [])
 
 
 def _export_skills(options: argparse.Namespace, settings: Settings) -> Answer:
@@ -409,7 +410,7 @@ def compact(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa:
     memory.store.compact()
     after = memory.store.size()
     line = f"{before.bytes:,} -> {after.bytes:,} bytes"
-    return Answer({"before": before._asdict(), "after": after._asdict()}, [line])
+    return Answer({"before": before.model_dump(), "after": after.model_dump()}, [line])
 
 
 def scrub(options: argparse.Namespace, settings: Settings) -> Answer:
@@ -454,8 +455,12 @@ def rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
 def doctor(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
     """Look for what is wrong and say how to mend it."""
     from memp_mcp.repair import problems  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.upkeep import MEND  # noqa: PLC0415 - as above
 
-    found = problems(_open(settings, salvage=True))
+    try:
+        found = problems(_open(settings, salvage=True))
+    except StoreDamaged as error:  # by then it has not even been opened
+        found = [f"{error} {MEND}"]
     lines = [f"- {p}" for p in found] or ["The memory is sound."]
     return Answer({"problems": found}, lines, UNSOUND if found else OK)
 

@@ -12,6 +12,12 @@ from memp_mcp.models import Value
 from memp_mcp.salvage import ASIDE
 from memp_mcp.settings import Settings
 from memp_mcp.store import Store
+from memp_mcp.upkeep import MEND
+
+BEYOND_REPAIR = (
+    "It could not be mended. `memp-mcp export FILE` saves the rest; import that, and your last backup, into "
+    "another MEMP_HOME."
+)
 
 
 class Repaired(Value):
@@ -50,7 +56,10 @@ def repair(settings: Settings, *, embedder: BackgroundEmbedder | None = None) ->
         if unreadable:
             done.append(f"procedures: {store.rebuild_current()} were written again from their history.")
         done += [*_half_forgotten(memory), *_current(store), *_begun(memory), *_vectors(memory)]
-    return Repaired(done=tuple(done), left=tuple(problems(memory)))
+    left = problems(memory)
+    if unreadable := store.unreadable():
+        left = [p.replace(MEND, BEYOND_REPAIR) for p in left]
+    return Repaired(done=tuple(done), left=tuple(left))
 
 
 def _half_forgotten(memory: Memory) -> Iterator[str]:

@@ -34,7 +34,10 @@ class Salvage:
     def everything(self) -> Iterator[str]:
         """Mend all that can be mended in the tables alone."""
         for name in SCHEMAS:
-            yield from self._opened(name)
+            if (self._directory / f"{name}.lance").exists():
+                yield from self._opened(name)
+            else:
+                yield self._made_anew(name)
         for name in SCHEMAS:
             if self._can_be_opened(name):
                 yield from self._read(name)
@@ -48,6 +51,14 @@ class Salvage:
         except StoreDamaged:
             return False
         return True
+
+    def _made_anew(self, name: TableName) -> str:
+        """Make a table whose folder is gone; that of the procedures is made from their history."""
+        if name == "procedures":
+            return "procedures: the table was not there; it has to be made anew."
+        self._tables.make(name)
+        self.lost[name] += 1
+        return f"{name}: the table was not there; it was made anew, and what was in it alone is lost."
 
     def _opened(self, name: TableName) -> Iterator[str]:
         """Go back to the latest version that can be opened."""

@@ -30,6 +30,8 @@ from mcp.types import (
     Completion,
     CompletionArgument,
     CompletionContext,
+    GetPromptResult,
+    InputRequiredResult,
     PaginatedRequestParams,
     PromptReference,
     RequestParams,
@@ -120,7 +122,7 @@ def build_server(
         middleware: What each message passes through, the outermost first.
 
     """
-    server: MCPServer[Any] = MCPServer(
+    server: MCPServer[Any] = _Server(
         "memp",
         title="Memp procedural memory",
         version=__version__,
@@ -137,6 +139,18 @@ def build_server(
     _add_prompts(server)
     _add_completion(server, memory)
     return server
+
+
+class _Server(MCPServer[Any]):
+    """The SDK's server, but that a prompt it does not know is the client's mistake, as the specification has it."""
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        try:
+            return await super().get_prompt(name, arguments, context)
+        except ValueError as error:
+            raise MCPError(INVALID_PARAMS, f"{error}. prompts/list names those that there are.") from error
 
 
 # -- tools --------------------------------------------------------------------------------------------------

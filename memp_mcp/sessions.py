@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple
 from memp_mcp import answers, archive, evidence, judge, local, retrieve, transcripts
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory, Recall
-from memp_mcp.models import Procedure, Step, Trajectory
+from memp_mcp.models import Procedure, Step, Trajectory, storable
 from memp_mcp.transcripts import session
 from memp_mcp.transcripts.found import in_project
 
@@ -120,6 +120,7 @@ class Sessions:
             return {}
         if "recall" not in self._memory.settings.hooks or not isinstance(told, dict):
             return {}
+        told = json.loads(str(storable(json.dumps(told, ensure_ascii=False))))  # a client may cut an emoji in two
         try:
             text = self._said(event, _Asker(str(question.get("client", "")), until), told)
         except (MempError, OSError) as error:

@@ -89,6 +89,7 @@ class Settings(BaseModel):
         for name, value in environ.items():
             if name.startswith(PREFIX) and (field := _field(name)) and value.strip():
                 values[field] = value
+        _check_home(str(values.get("home", "")))
         values.update({k: v for k, v in given.items() if v is not None})
         try:
             return cls.model_validate(values)
@@ -114,6 +115,14 @@ class Settings(BaseModel):
             raise BadInput(f"{self.store} has no folders for namespaces. Make tokens without one, or use s3://.")
         store = self.store and f"{self.store.rstrip('/')}/namespaces/{name}"
         return self.model_copy(update={"home": self.directory / "namespaces" / name, "store": store})
+
+
+def _check_home(home: str) -> None:
+    if home and not Path(home).expanduser().is_absolute():
+        raise BadInput(
+            f"MEMP_HOME is {home!r}. Write an absolute path, or one from ~: each client starts its server in a folder "
+            "of its own, and all are to find the same memory."
+        )
 
 
 def _field(name: str) -> str:

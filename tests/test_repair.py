@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -154,8 +155,27 @@ def test_a_table_of_which_no_version_can_be_opened_is_left_for_somebody_who_know
 
     repaired = mended(lived)
 
-    assert any("events cannot be read" in p for p in repaired.left)
+    [left] = repaired.left
+    assert "events cannot be read" in left
+    assert "memp-mcp repair" not in left
+    assert "memp-mcp export" in left
     assert sorted(f.name for f in files(lived, "events", "_versions")) == before
+
+
+@pytest.mark.parametrize("name", ["events", "procedures", "procedure_versions", "trajectories"])
+def test_a_table_that_is_gone_is_made_anew_from_what_the_others_say(lived: Memory, name: TableName) -> None:
+    current = {p.id: p for p in lived.list_procedures()}
+    shutil.rmtree(lived.store.directory / f"{name}.lance")
+    with pytest.raises(StoreDamaged, match="memp-mcp doctor"):
+        Store.open(lived.store.directory)
+
+    repaired = mended(lived)
+
+    assert f"{name}: the table was not there" in repaired.done[0]
+    assert repaired.left == ()
+    assert {p.id: p for p in salvaged(lived).list_procedures()} == current
+    assert salvaged(lived).recall(TASKS[1]).found == "hybrid"
+    assert salvaged(lived).recall(TASKS[1]).matches
 
 
 def test_rows_that_are_there_twice_are_there_once_again(lived: Memory) -> None:
@@ -281,7 +301,8 @@ def test_a_backup_replaces_nothing_and_says_what_it_needs(lived: Memory, tmp_pat
     for target, keep, told in (
         (there, None, "is there already"),
         (tmp_path / "x.gz", 1, "--keep"),
-        (tmp_path / "x.txt", None, "does not end in .gz"),
+        (tmp_path / "x.txt", None, "no name of a .gz file"),
+        (tmp_path / "no" / "x.gz", None, "There is no folder"),
     ):
         with pytest.raises(BadInput, match=told):
             backup(lived, target, keep=keep)

@@ -12,7 +12,7 @@ import pytest
 from builders import trajectory, won
 from conftest import OpenMemory
 from mcp import Client, MCPError
-from mcp.types import PromptReference, ResourceTemplateReference
+from mcp.types import INVALID_PARAMS, PromptReference, ResourceTemplateReference
 
 from memp_mcp.errors import StoreNewer
 from memp_mcp.memory import Memory
@@ -343,6 +343,15 @@ async def test_prompts_work_with_and_without_arguments(memory: Memory, era: str)
             filled = await client.get_prompt(name, {argument: "the very thing"})
             assert "the very thing" in filled.messages[0].content.text  # type: ignore[union-attr]  # text
             assert "the very thing" not in plain.messages[0].content.text  # type: ignore[union-attr]  # text
+
+
+@ERAS
+async def test_a_prompt_that_there_is_not_is_told_as_the_clients_mistake(memory: Memory, era: str) -> None:
+    async with connect(memory, era) as client:
+        with pytest.raises(MCPError, match="Unknown prompt: nope") as told:
+            await client.get_prompt("nope")
+
+    assert told.value.error.code == INVALID_PARAMS
 
 
 @ERAS

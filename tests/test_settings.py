@@ -26,6 +26,12 @@ def test_the_memory_is_under_the_users_home_whatever_the_client_passes() -> None
     assert Settings.from_env({"MEMP_HOME": "~/elsewhere"}).directory == Path.home() / "elsewhere"
 
 
+def test_a_memory_that_each_client_would_look_for_elsewhere_is_refused() -> None:
+    with pytest.raises(BadInput, match="absolute path"):
+        Settings.from_env({"MEMP_HOME": "memory"})
+    assert Settings.from_env({}, home=Path("memory")).directory == Path("memory")  # typed, by who knows where
+
+
 def test_each_kind_of_value_is_read_from_text() -> None:
     read = Settings.from_env(
         {"MEMP_HOME": "/data/memp", "MEMP_RETRIEVE": "avefact", "MEMP_FLOOR": "0.4", "MEMP_ANSWER_TOKENS": "800",

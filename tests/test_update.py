@@ -353,6 +353,13 @@ def test_the_nearest_success_suggests_a_correction_in_the_exact_form() -> None:
     assert adjust.suggestion(None, Failure("ship", "error", FAILED, won("ship", "dance"))) == ""
 
 
+def test_where_the_nearest_success_did_the_same_it_suggests_nothing() -> None:
+    success = won("ship", ("shopctl freeze on", "frozen"), ("shopctl freeze off", "thawed"))
+    told = lost("ship", ("shopctl freeze on", "error: unknown command\n[exit code 1]"))
+
+    assert adjust.suggestion(None, Failure("ship", "error", told, success)) == ""
+
+
 def test_an_llm_is_shown_the_failed_steps_that_code_found() -> None:
     llm = ScriptedLLM({"fault": "procedure", "diagnosis": "not signed", "edits": []})
 
