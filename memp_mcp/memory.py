@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, Self
 from memp_mcp import lookup, redact, retrieve, revisions
 from memp_mcp.bucket import BucketStore
 from memp_mcp.embedder import BackgroundEmbedder, Embedder
-from memp_mcp.errors import BadInput, EmbedderError, MempError, StoreError
+from memp_mcp.errors import BadInput, EmbedderError, MempError, StoreDamaged, StoreError
 from memp_mcp.judge import Rule, load_rules
 from memp_mcp.ledger import Ledger, account, records_of
 from memp_mcp.llm import LLM, connect
@@ -242,12 +242,12 @@ class Memory:
                 embedder, reason = None, str(changed)
         if embedder is None and "words" not in worded:
             worded |= self._searched_by_words({"words": task}, project)
-        searched = {view: searching.result() for view, searching in worded.items()}
+        searched, damage = _what_was_found(worded, needed=embedder is None)
         procedures = {p.id: p for found in searched.values() for p in found.procedures}
         procedures |= self.store.found([h for found in near.values() for h in found if h.id not in procedures])
         hits = near | {view: found.hits for view, found in searched.items()}
         views = {v: [(procedures[h.id], h.score) for h in found if h.id in procedures] for v, found in hits.items()}
-        return embedder, views, reason
+        return embedder, views, "; ".join(filter(None, (reason, damage)))
 
     def _searched_by_words(self, texts: Mapping[str, str], project: str) -> dict[str, Future[_Searched]]:
         """Full text is searched, and what it finds is read, while the task is embedded: both work outside the GIL."""
@@ -553,6 +553,20 @@ class Memory:
             llm_tokens_left=budget.left() if budget else 0,
             ledger=account(records, retire_below=self.settings.retire_below).brief(STATS_PROCEDURES, projects),
         )
+
+
+def _what_was_found(worded: Mapping[str, Future[_Searched]], *, needed: bool) -> tuple[dict[str, _Searched], str]:
+    """What full text found, and what is wrong with it; where there are vectors, a damaged index is not *needed*."""
+    found: dict[str, _Searched] = {}
+    damage = ""
+    for view, searching in worded.items():
+        try:
+            found[view] = searching.result()
+        except StoreDamaged as error:
+            if needed:
+                raise
+            damage = f"by meaning alone: {error}"
+    return found, damage
 
 
 def _since_changed(

@@ -130,7 +130,7 @@ class Store(Reading):
             StoreFull: there is none, and none can be made here.
         """
         with explained(directory):
-            directory.mkdir(parents=True, exist_ok=True)
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # what was recorded is its owner's business
         store = cls(directory, lock_timeout=lock_timeout, indexed_from=indexed_from, max_floats=max_floats)
         store._begin(salvage=salvage)
         return store

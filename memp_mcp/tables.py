@@ -218,7 +218,8 @@ def _explanation(error: Exception, directory: Path | str) -> StoreError:
         return StoreDamaged(f"{directory} is gone. Put it back and restart, or set MEMP_HOME to where the memory is.")
     return StoreDamaged(
         f"The memory in {directory} cannot be read: {_first_line(text)}. It was left as it is. "
-        "Run `memp-mcp doctor` to see what is wrong, `memp-mcp export` to save what can still be read."
+        "Run `memp-mcp doctor` to see what is wrong, `memp-mcp repair` to mend it, `memp-mcp export` to save what can "
+        "still be read."
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from builders import procedure, won
 from conftest import OpenMemory
+from fakes import NoEmbedder
 
 from memp_mcp.archive import export, import_files
 from memp_mcp.backup import PATTERN, backup
@@ -89,6 +90,20 @@ def test_broken_indexes_are_found_and_built_anew_and_the_export_does_without_the
     assert repaired.left == ()
     assert contents(lived) == before
     assert salvaged(lived).recall(TASKS[1]).matches
+
+
+def test_without_its_full_text_a_memory_is_searched_by_meaning_and_says_so(open_memory: OpenMemory) -> None:
+    memory = used(open_memory())
+    for file in files(memory, "procedures", "_indices"):
+        file.unlink()
+
+    recall = open_memory().recall(TASKS[1])
+
+    assert recall.matches
+    assert "by meaning alone" in recall.reason
+    assert "memp-mcp repair" in recall.reason
+    with pytest.raises(StoreDamaged, match="memp-mcp repair"):
+        open_memory(background=NoEmbedder("none"), recall_wait=0.0).recall(TASKS[1])
 
 
 @pytest.mark.parametrize("name", ["events", "procedures", "procedure_versions", "trajectories"])
