@@ -454,7 +454,7 @@ class Store(Reading):
         with self._writing(readable=False):
             self._tally.drop()
             told = list(salvage.everything())
-            if salvage.lost["procedure_versions"]:
+            if salvage.lost["procedure_versions"] and "procedures" not in self.unreadable():
                 told += self._put_back_histories()
             return told
 

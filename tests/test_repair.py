@@ -177,6 +177,19 @@ def test_a_table_of_which_no_version_can_be_opened_is_left_for_somebody_who_know
     assert sorted(f.name for f in files(lived, "events", "_versions")) == before
 
 
+def test_where_procedures_and_their_history_are_gone_the_trajectories_are_left(lived: Memory) -> None:
+    kept = {t.id for t in lived.store.all_trajectories()}
+    for name in ("procedures", "procedure_versions"):
+        shutil.rmtree(lived.store.directory / f"{name}.lance")
+
+    repaired = mended(lived)
+
+    memory = Memory.open(lived.settings, embedder=lived.vectorizer.background)
+    assert repaired.left == ()
+    assert {t.id for t in memory.store.all_trajectories()} == kept
+    assert memory.record(won("mow the lawn", "go and mow")).changes
+
+
 @pytest.mark.parametrize("name", ["events", "procedures", "procedure_versions", "trajectories"])
 def test_a_table_that_is_gone_is_made_anew_from_what_the_others_say(lived: Memory, name: TableName) -> None:
     current = {p.id: p for p in lived.list_procedures()}
