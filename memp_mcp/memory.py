@@ -106,13 +106,6 @@ class _Chosen(NamedTuple):
     holdout: float
 
 
-class _Searched(NamedTuple):
-    """What a search found, and what was read of it."""
-
-    hits: list[Hit]
-    procedures: tuple[Procedure, ...]
-
-
 class Memory:
     """The procedural memory that agents share. Thread-safe; several processes may hold one on the same directory."""
 
@@ -243,19 +236,17 @@ class Memory:
         if embedder is None and "words" not in worded:
             worded |= self._searched_by_words({"words": task}, project)
         searched, damage = _what_was_found(worded, needed=embedder is None)
-        procedures = {p.id: p for found in searched.values() for p in found.procedures}
-        procedures |= self.store.found([h for found in near.values() for h in found if h.id not in procedures])
-        hits = near | {view: found.hits for view, found in searched.items()}
+        hits = near | searched
+        procedures = self.store.found([hit for of_view in hits.values() for hit in of_view])
         views = {v: [(procedures[h.id], h.score) for h in found if h.id in procedures] for v, found in hits.items()}
         return embedder, views, "; ".join(filter(None, (reason, damage)))
 
-    def _searched_by_words(self, texts: Mapping[str, str], project: str) -> dict[str, Future[_Searched]]:
-        """Full text is searched, and what it finds is read, while the task is embedded: both work outside the GIL."""
+    def _searched_by_words(self, texts: Mapping[str, str], project: str) -> dict[str, Future[list[Hit]]]:
+        """Full text goes on while the task is embedded: LanceDB works outside the GIL."""
         scope = {project, ""}
 
-        def search(text: str, column: Literal["doc", "errors"]) -> _Searched:
-            hits = self.store.worded(text, column=column, projects=scope, limit=retrieve.CANDIDATES)
-            return _Searched(hits, tuple(self.store.found(hits).values()))
+        def search(text: str, column: Literal["doc", "errors"]) -> list[Hit]:
+            return self.store.worded(text, column=column, projects=scope, limit=retrieve.CANDIDATES)
 
         columns: dict[str, Literal["doc", "errors"]] = {"words": "doc", "errors": "errors"}
         return {view: self._searching.submit(search, text, columns[view]) for view, text in texts.items() if text}
@@ -555,9 +546,9 @@ class Memory:
         )
 
 
-def _what_was_found(worded: Mapping[str, Future[_Searched]], *, needed: bool) -> tuple[dict[str, _Searched], str]:
+def _what_was_found(worded: Mapping[str, Future[list[Hit]]], *, needed: bool) -> tuple[dict[str, list[Hit]], str]:
     """What full text found, and what is wrong with it; where there are vectors, a damaged index is not *needed*."""
-    found: dict[str, _Searched] = {}
+    found: dict[str, list[Hit]] = {}
     damage = ""
     for view, searching in worded.items():
         try:

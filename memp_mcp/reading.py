@@ -51,8 +51,8 @@ from memp_mcp.waiting import Waiting
 FORMAT = 1
 
 _REVISION = ("id", "revision", "created_at")
-_READ_LATELY = 500
-"""Procedures that are kept as they were read: about 5 MB."""
+_READ_LATELY = 1_000
+"""Procedures that are kept as they were read: about 10 MB."""
 _BATCH = 500
 _LARGE_BATCH = 32
 _V = TypeVar("_V", bound=Value)
