@@ -7,12 +7,14 @@ power cut can lose it, since nobody waits for the disk.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
 from memp_mcp.models import Event
 
 _SUFFIX = ".jsonl"
+_log = logging.getLogger(__name__)
 
 
 class Waiting:
@@ -20,7 +22,7 @@ class Waiting:
 
     def __init__(self, directory: Path) -> None:
         self._folder = directory / "waiting"
-        self._read: dict[str, tuple[Event, ...]] = {}
+        self._read: dict[str, tuple[Event, ...] | None] = {}
 
     def add(self, *events: Event) -> None:
         """Keep events together, all or none.
@@ -35,7 +37,7 @@ class Waiting:
         begun.replace(begun.with_suffix(_SUFFIX))
 
     def files(self) -> dict[str, tuple[Event, ...]]:
-        """What waits, by file; a file that says nothing sensible was cut off by a power cut, and has no events.
+        """What waits, by file; one that this program cannot read is left for who can: a later one may have written it.
 
         Raises:
             OSError: they are there and cannot be read.
@@ -46,8 +48,8 @@ class Waiting:
             names = [path.name for path in self._folder.iterdir() if path.suffix == _SUFFIX]
         except FileNotFoundError:
             names = []
-        self._read = {name: known[name] if name in known else self._events(name) for name in names}
-        return self._read
+        self._read = read = {name: known[name] if name in known else self._events(name) for name in names}
+        return {name: events for name, events in read.items() if events is not None}
 
     def events(self) -> dict[str, Event]:
         """What waits, by id.
@@ -63,11 +65,12 @@ class Waiting:
         for name in names:
             (self._folder / name).unlink(missing_ok=True)
 
-    def _events(self, name: str) -> tuple[Event, ...]:
+    def _events(self, name: str) -> tuple[Event, ...] | None:
         try:
             lines = (self._folder / name).read_bytes().splitlines()
             return tuple(Event.model_validate_json(line) for line in lines)
         except FileNotFoundError:  # somebody has taken it in
             return ()
-        except ValueError:
-            return ()
+        except ValueError as error:
+            _log.warning("%s is left as it is, for it cannot be read: %s", self._folder / name, error)
+            return None
