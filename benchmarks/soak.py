@@ -407,6 +407,7 @@ class Audit:
 
     def __init__(self, book: Book, store: Store) -> None:
         self.book, self.store = book, store
+        store.note()  # the recalls of a server that was killed wait for the next write: this one
         self.trajectories = [t.id for t in store.all_trajectories()]
         self.revisions = list(store.all_revisions())
         self.events = list(store.all_events())
