@@ -246,7 +246,7 @@ def apply_edits(script: tuple[ScriptStep, ...], edits: Sequence[Edit], procedure
 
     """
     steps = list(script)
-    fresh = max((int(s.name[1:]) for s in script), default=0) + 1
+    fresh = revisions.next_number(script)
     inserted: dict[str, int] = {}
     for edit in edits:
         if edit.op != "drop" and not edit.text:

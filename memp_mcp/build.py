@@ -39,6 +39,10 @@ MAX_TITLE = 100
 MAX_KEYWORD = 80
 MAX_PRECONDITIONS = 30
 MAX_SLOT_VALUE = 200
+_MENDED_WITHIN = 6
+"""Steps after a failure in which what the run does about it is looked for."""
+_MOST_NEEDED = 3
+"""Of more steps than these nobody can tell which one it was."""
 
 PROMPT = """\
 Below is one trajectory: a task, the steps taken and what came back. Write the procedure that would let another agent
@@ -386,16 +390,19 @@ def check_of(steps: Sequence[Step]) -> str:
 
 
 class Mended(NamedTuple):
-    """A step that failed, and the like step after it that did not."""
+    """A step that failed, and what the run did about it."""
 
     failed: Step
     error: str
-    remedy: Step
+    remedy: tuple[Step, ...]
+    """The like step that worked in its place; or, where it was `tried_again` and worked, what was done before that."""
+    tried_again: bool
 
     @property
     def advice(self) -> str:
         """What to tell the next agent."""
-        return f"`{_short(self.failed)}` failed; `{_short(self.remedy)}` worked."
+        did = ", ".join(f"`{_short(step)}`" for step in self.remedy)
+        return f"`{_short(self.failed)}` failed; {f'it worked after {did}' if self.tried_again else f'{did} worked'}."
 
 
 def mended(steps: Sequence[Step]) -> list[Mended]:
@@ -406,14 +413,30 @@ def mended(steps: Sequence[Step]) -> list[Mended]:
     found: dict[str, Mended] = {}
     for index, step in enumerate(steps):
         error = evidence.failure(step)
-        remedy = None if error is None or evidence.transient(error) else remedy_for(step, steps[index + 1 :][:6])
-        if error is not None and remedy is not None:
-            found.setdefault(evidence.error_signature(error) + evidence.head(step.action), Mended(step, error, remedy))
+        if error is None or evidence.transient(error):
+            continue
+        after = steps[index + 1 :][:_MENDED_WITHIN]
+        needed = () if evidence.goes(step.action) else _needed(step, after)
+        like = () if needed else tuple(filter(None, [remedy_for(step, after)]))
+        if remedy := needed or like:
+            told = Mended(step, error, remedy, tried_again=bool(needed))
+            found.setdefault(evidence.error_signature(error) + evidence.head(step.action), told)
     return list(found.values())[:5]
 
 
+def _needed(failed: Step, after: Sequence[Step]) -> tuple[Step, ...]:
+    """What was done until the same action worked, where that was little and not the work itself; else nothing.
+
+    Whatever files were written in between, it may be those that made the difference.
+    """
+    again = next((i for i, s in enumerate(after) if s.action == failed.action and evidence.failure(s) is None), 0)
+    done = [s for s in after[:again] if evidence.failure(s) is None and s.action != failed.action]
+    prepared = tuple(s for s in done if evidence.prepares(s.action))
+    return () if len(prepared) > _MOST_NEEDED or any(evidence.edits(s.action) for s in done) else prepared
+
+
 def remedy_for(failed: Step, others: Iterable[Step]) -> Step | None:
-    """The first step among *others* that succeeded on mostly the same arguments; the same action again is but luck."""
+    """The first step among *others* that succeeded on mostly the same arguments; the same action is none."""
     arguments = _arguments(failed)
     for step in others:
         shared = arguments & _arguments(step)

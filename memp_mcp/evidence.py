@@ -330,6 +330,7 @@ _LOOKING = re.compile(
     _READING.pattern + r"|go|goto|walk|navigate|look|examine|inspect|inventory|open|search|list|show|wc|file|stat|which"
     r"|pwd|du|git (?:status|branch)"
 )
+_GOING = re.compile(r"go|goto|walk|navigate")
 _ASKING = re.compile(r"get|list|find|search|read|view|show|describe|fetch|lookup|glob|grep")
 _OBSERVING = re.compile(r"check|can|is|has|get|show|describe|lookup|verify|inspect|measure|count|diagnose|monitor")
 _LOOK_AROUND = re.compile(r"look|look around|inventory")
@@ -373,6 +374,21 @@ def edits(action: str) -> bool:
         _CHANGES.search(_QUOTED.sub("", rest)) is not None
         or _WRITING.fullmatch(_verb(action).split(" ")[-1]) is not None
     )
+
+
+def prepares(action: str) -> bool:
+    """Whether an action may be what a later one needs: it goes somewhere, opens or changes something, but no file.
+
+    What is written to files is the work itself, another one each time.
+    """
+    if edits(action) or observes(action):
+        return False
+    return not _explores(action) or goes(action) or _verb(action) == "open"
+
+
+def goes(action: str) -> bool:
+    """Whether an action only goes somewhere; that it fails often says no more than that one is there already."""
+    return _GOING.fullmatch(_verb(action)) is not None
 
 
 def _verb(action: str) -> str:

@@ -129,6 +129,18 @@ def script_texts(script: Sequence[ScriptStep]) -> tuple[str, ...]:
     return tuple(s.text for s in script)
 
 
+def with_steps_before(name: str, lines: Sequence[str], script: tuple[ScriptStep, ...]) -> tuple[ScriptStep, ...]:
+    """A script with lines put in before the step of that name, under names that no step had."""
+    place = next(i for i, step in enumerate(script) if step.name == name)
+    new = (ScriptStep(name=f"s{number}", text=line) for number, line in enumerate(lines, next_number(script)))
+    return (*script[:place], *new, *script[place:])
+
+
+def next_number(script: Sequence[ScriptStep]) -> int:
+    """The number of the next new step: s4 follows s1, s2, s3, in whatever order they stand."""
+    return max((int(s.name[1:]) for s in script), default=0) + 1
+
+
 def with_pitfalls(known: tuple[Pitfall, ...], new: Iterable[Pitfall]) -> tuple[Pitfall, ...]:
     """Add the pitfalls that do not repeat a known one; the oldest tentative ones make room."""
     kept = list(known)

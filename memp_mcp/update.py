@@ -325,10 +325,15 @@ def _forms(procedure: Procedure) -> set[str]:
 
 
 def repair(script: tuple[ScriptStep, ...], trajectory: Trajectory, draft: Procedure) -> tuple[ScriptStep, ...]:
-    """Replace the script's steps that failed in this run by what worked in their place, as the run itself shows."""
+    """Mend the script's steps that failed in this run by what worked there, as the run itself shows."""
     for mended in build.mended(trajectory.steps):
         name = revisions.step_for(script, mended.failed.action)
-        [line] = build.script_lines([mended.remedy], draft.slots)
-        if name is not None and line not in {s.text for s in script}:
-            script = tuple(s.model_copy(update={"text": line}) if s.name == name else s for s in script)
+        known = revisions.script_texts(script)
+        lines = [line for line in build.script_lines(mended.remedy, draft.slots) if line not in known]
+        if name is None or not lines:
+            continue
+        if mended.tried_again:
+            script = revisions.with_steps_before(name, lines, script)
+        else:
+            script = tuple(s.model_copy(update={"text": lines[0]}) if s.name == name else s for s in script)
     return script

@@ -374,6 +374,47 @@ def test_the_same_action_again_explains_nothing() -> None:
     assert mended(steps(("deploy shop", "error: no"), ("deploy shop", "ok"))) == []
 
 
+def test_what_was_done_until_the_same_action_worked_is_what_it_needed() -> None:
+    [told] = mended(
+        steps(
+            ("python app.py", "ModuleNotFoundError: No module named 'rich'"),
+            ("cat requirements.txt", "rich"),
+            ("pip install rich", "Successfully installed rich"),
+            ("python app.py", "done"),
+        )
+    )
+
+    assert told.advice == "`python app.py` failed; it worked after `pip install rich`."
+
+
+def test_a_door_that_had_to_be_opened_is_not_taken_for_what_to_do_in_place_of_the_failure() -> None:
+    tried = ("put apple 2 in fridge 1", "Nothing happens.")
+    [told] = mended(steps(tried, ("open fridge 1", "It is open."), ("put apple 2 in fridge 1", "You put it there.")))
+
+    assert told.tried_again
+    assert [s.action for s in told.remedy] == ["open fridge 1"]
+
+
+@pytest.mark.parametrize(
+    "between",
+    [
+        [("Edit: app.py", "ok"), ("pip list", "rich")],
+        [("make a", "ok"), ("make b", "ok"), ("make c", "ok"), ("make d", "ok")],
+        [("make a", "error: no rule")],
+        [("pytest --version", "error: bad option")],
+    ],
+    ids=["files were written", "too much was done", "it failed too", "nothing worked"],
+)
+def test_what_may_not_be_the_reason_is_not_told_as_the_reason(between: list[tuple[str, str]]) -> None:
+    assert mended(steps(("pytest", "error: no"), *between, ("pytest", "ok"))) == []
+
+
+def test_going_to_where_one_is_already_teaches_nothing() -> None:
+    told = steps(("go to desk 1", "Nothing happens."), ("go to shelf 1", "A shelf."), ("go to desk 1", "A desk."))
+
+    assert mended(told) == []
+
+
 def test_a_step_on_other_arguments_explains_nothing() -> None:
     assert mended(steps(("push alpha", "error: no"), ("list beta", "ok"))) == []
 

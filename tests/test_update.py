@@ -600,6 +600,25 @@ def test_a_repair_keeps_the_names_of_all_steps_and_explains_its_slots() -> None:
     ]
 
 
+def test_what_a_step_turned_out_to_need_is_put_before_it_once() -> None:
+    known = procedure("start the app", ["git pull", "python app.py", "curl localhost"])
+    told = won(
+        "start the app",
+        ("git pull", "Already up to date."),
+        ("python app.py", "ModuleNotFoundError: No module named 'rich'"),
+        ("pip install rich", "Successfully installed rich"),
+        ("python app.py", "started"),
+        ("curl localhost", "hello"),
+    )
+
+    [change] = learn(told, near=(known,))
+
+    script = [(s.name, s.text) for s in change.procedure.script]
+    assert script == [("s1", "git pull"), ("s4", "pip install rich"), ("s2", "python app.py"), ("s3", "curl localhost")]
+    [again] = learn(told, near=(change.procedure,))
+    assert again.procedure.script == change.procedure.script
+
+
 def test_what_mends_a_step_that_the_script_lacks_or_has_mended_already_repairs_nothing() -> None:
     known = procedure("place the mug", ["move {mug} to cabinet 2", "look around"])
     told = won("place the mug", ("put mug 1 in cabinet 2", "Nothing happens."), ("move mug 1 to cabinet 2", "done"))
