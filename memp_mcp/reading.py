@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeVar
@@ -300,8 +301,13 @@ class Reading:
         self, text: str, *, column: Literal["doc", "errors"] = "doc", projects: Collection[str], limit: int
     ) -> list[Hit]:
         """Procedures by BM25 score, best first; any text will do. Without the retired ones."""
-        rows = self._tables.matching("procedures", text, column, _REVISION, where=_visible(projects), limit=limit)
-        return [_hit(row, row["_score"]) for row in rows]
+        search = partial(self._tables.matching, "procedures", text, column, where=_visible(projects), limit=limit)
+        if self._resident.is_ready():  # then LanceDB need not read what they are called: half of what a search costs
+            rows = search([])
+            named = self._resident.named([row[PLACE] for row in rows])
+            if named is not None:
+                return [_hit(name, row["_score"]) for name, row in zip(named, rows, strict=True)]
+        return [_hit(row, row["_score"]) for row in search(_REVISION)]
 
     def scored(self, hits: Sequence[Hit]) -> list[tuple[Procedure, float]]:
         """The procedures that were found, with their scores."""

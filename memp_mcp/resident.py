@@ -30,8 +30,10 @@ class _Held(NamedTuple):
     """Each of those that occur, once."""
     project: NDArray[np.intp]
     """Which of them, for each procedure."""
-    places: list[int]
-    """Of the rows in the table of this version."""
+    row_ids: list[int]
+    """Where their rows stand in the table of this version."""
+    places: dict[int, int]
+    """Which of them stands where."""
     vectors: dict[VectorColumn, NDArray[np.float32]]
 
 
@@ -58,16 +60,22 @@ class Resident:
         seen = np.isin(held.projects, list(projects))
         visible = np.flatnonzero(seen[held.project])
         best = visible[_highest(scores[visible], limit)]
-        return [
-            {
-                "id": held.ids[i],
-                "revision": held.revisions[i],
-                "created_at": held.moments[i].item().replace(tzinfo=UTC),
-                "_distance": 1.0 - float(scores[i]),
-                PLACE: held.places[i],
-            }
-            for i in best
-        ]
+        return [_named(held, int(i)) | {"_distance": 1.0 - float(scores[i])} for i in best]
+
+    def is_ready(self) -> bool:
+        """Whether what is held is the present state of the table, so that `named` can tell what stands where."""
+        held = self._held
+        return held is not None and held.state == self._tables.state("procedures")
+
+    def named(self, places: Sequence[int]) -> list[Row] | None:
+        """The id, revision and moment of the rows at these places, from memory; None: one of them is not held.
+
+        No place is used twice for different rows, so that one of another state of the table is simply not found.
+        """
+        held = self._held
+        if held is None or any(place not in held.places for place in places):
+            return None
+        return [_named(held, held.places[place]) for place in places]
 
     def _current(self, dimension: int) -> _Held | None:
         with self._reading:
@@ -87,7 +95,18 @@ class Resident:
         vectors["vector"] = _unit(vectors["vector"])
         projects, project = np.unique(read["project"].astype(np.str_), return_inverse=True)
         told = (read["id"].tolist(), read["revision"].tolist(), read["created_at"])
-        return _Held(state, *told, projects, project, read[PLACE].tolist(), vectors)
+        row_ids = read[PLACE].tolist()
+        places = {place: i for i, place in enumerate(row_ids)}
+        return _Held(state, *told, projects, project, row_ids, places, vectors)
+
+
+def _named(held: _Held, index: int) -> Row:
+    return {
+        "id": held.ids[index],
+        "revision": held.revisions[index],
+        "created_at": held.moments[index].item().replace(tzinfo=UTC),
+        PLACE: held.row_ids[index],
+    }
 
 
 def _highest(scores: NDArray[np.float32], limit: int) -> NDArray[np.intp]:

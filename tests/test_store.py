@@ -581,6 +581,30 @@ def test_vectors_that_are_held_are_those_of_the_latest_commit_of_any_process(sto
     assert nearest(store, 50) == [8, 7, 6, 5, 3, 2, 1, 0]
 
 
+def test_words_find_the_same_whether_or_not_vectors_are_held(store: Store) -> None:
+    def found(text: str) -> dict[str, tuple[int, float]]:
+        return {p.id: (p.revision, score) for p, score in store.lexical(text, projects=[""], limit=20)}
+
+    store.adopt("mini", 8)
+    rows = save_in_a_row(store, range(9))
+    without = found("number")
+    nearest(store, 4)
+    nearest(store, 4)  # now they are held
+    assert store._resident.is_ready()
+    assert found("number") == without
+
+    other = Store.open(store.directory)
+    save(other, revised(rows[4], title="Number four"))
+    assert found("four")[rows[4].id][0] == 2
+    unembedded = procedure("Number sixty")
+    save(other, unembedded)
+    nearest(store, 4)
+    nearest(store, 4)
+    assert store._resident.is_ready()
+    assert found("sixty").keys() == {unembedded.id}
+    assert found("number").keys() == {unembedded.id, *(p.id for p in rows)}
+
+
 def test_what_came_after_the_index_is_found_too(indexed: Store) -> None:
     save_in_a_row(indexed, [100])
     assert indexed._tables._scanned("procedures")["vector"] == 1
