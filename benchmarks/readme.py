@@ -204,7 +204,7 @@ def record(results: Results) -> str:
         "acknowledgement": ("record / bare commit", "CPU of record / bare commit", "record ms p50", "record ms p95"),
         "import": ("import / embedding (CPU)", "trajectories per CPU second"),
         "disk": ("MB per 1,000 procedures, compacted", "MB per 1,000 procedures, as written"),
-        "memory": ("calls", "MB idle", "MB after", "after, not of files"),
+        "memory": ("calls", "MiB idle", "MiB after", "after, not of files"),
     }
     rows = [(what, name, _number(results[what][name])) for what, names in told_first.items() for name in names]
     return table(("", "figure", ""), rows)

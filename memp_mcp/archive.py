@@ -51,6 +51,7 @@ class Imported(Value):
     added: int = 0
     merged: int = 0
     other_changes: int = 0
+    unknown: int = Field(default=0, description="How many of those stored nobody could judge.")
     skipped: tuple[str, ...] = Field(default=(), description="Why places gave nothing: each reason, the first place.")
     skips: int = Field(default=0, description="How many places gave nothing.")
 
@@ -360,6 +361,7 @@ def _learnt(total: Imported, recorded: Sequence[Recorded]) -> Imported:
         added=kinds.count("add"),
         merged=kinds.count("merge"),
         other_changes=len(kinds) - kinds.count("add") - kinds.count("merge"),
+        unknown=sum(r.succeeded is None and not r.already_stored for r in recorded),
     )
 
 

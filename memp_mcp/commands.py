@@ -152,6 +152,8 @@ def import_all(options: argparse.Namespace, settings: Settings) -> Answer:
         f"{done.read} read, {done.stored} stored, {done.stored_before} stored before; {done.added} procedures added, "
         f"{done.merged} merged into one that was there, {done.other_changes} other changes"
     )
+    if done.unknown:
+        line += f"; {done.unknown} of unknown outcome"
     return Answer(done, [line, *_skips(done.skips, done.skipped)])
 
 

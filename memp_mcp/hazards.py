@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 
 from memp_mcp.models import Procedure
 
 MAX_LOOKED_AT = 4_000
 """Characters of a text that are looked at: a line of a script has at most a thousand."""
+_A_LINE = 500
+"""Characters of a text that is remembered with what was found in it."""
 
 _ELSEWHERE = r"(?![^\n|;]{0,200}(?:\s|//)(?:localhost|127\.0\.0\.1|\[?::1))"
 _ROOT = r"""["']?(?:/|/\*|~/?|~/\*|\$\{?HOME\}?(?:/\*?)?|[A-Za-z]:\\\*?|/(?:etc|usr|var|home|boot|bin|lib|opt|root)/?\*?)["']?(?=\s|$|[;&|"'`)])"""
@@ -155,8 +158,16 @@ ORDERS = _HAZARDS[-1][0]
 
 def hazards(text: str) -> tuple[str, ...]:
     """Why following this text may do harm, as short reasons; nearly always nothing."""
-    looked_at = text[:MAX_LOOKED_AT]
-    return tuple(reason for reason, pattern in _PATTERNS if pattern.search(looked_at))
+    return _of_line(text) if len(text) <= _A_LINE else _looked_for(text[:MAX_LOOKED_AT])
+
+
+@lru_cache(maxsize=8192)  # the lines of the same procedures are looked at again and again
+def _of_line(line: str) -> tuple[str, ...]:
+    return _looked_for(line)
+
+
+def _looked_for(text: str) -> tuple[str, ...]:
+    return tuple(reason for reason, pattern in _PATTERNS if pattern.search(text))
 
 
 def gives_orders(text: str) -> bool:
@@ -200,5 +211,6 @@ def _observed(procedure: Procedure) -> Iterable[tuple[str, str]]:
 
 def introduced(written: Sequence[str], actions: Iterable[str]) -> tuple[str, ...]:
     """The hazards of what somebody has written about a run that no action of the run has: they were told to it."""
-    known = {reason for action in actions for reason in hazards(action)}
-    return tuple(dict.fromkeys(r for text in written for r in hazards(text) if r not in known))
+    found = dict.fromkeys(reason for text in written for reason in hazards(text))
+    known = {reason for action in actions for reason in hazards(action)} if found else ()
+    return tuple(reason for reason in found if reason not in known)

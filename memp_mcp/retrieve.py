@@ -140,12 +140,7 @@ def put_back(procedure: Procedure) -> float:
 
 def _is_hazardous(procedure: Procedure) -> bool:
     texts = (*(s.text for s in procedure.script), *(s.action for s in procedure.exemplar), procedure.check)
-    return any(_hazards(text) for text in texts)
-
-
-@lru_cache(maxsize=8192)  # the same procedures are candidates again and again
-def _hazards(text: str) -> tuple[str, ...]:
-    return hazards.hazards(text)
+    return any(hazards.hazards(text) for text in texts)
 
 
 def _spread(order: Sequence[int], procedures: Sequence[Procedure], scores: Sequence[float], limit: int) -> list[int]:

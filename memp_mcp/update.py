@@ -227,16 +227,20 @@ def find_twin(draft: Procedure, episode: Episode) -> Procedure | None:
     """
     form = keys.same_task_form(draft.embedded_text)
     used = [u.procedure for u in episode.used if not u.superseded and _fits(u.procedure, draft)]
-    near = [n for n in sorted(episode.neighbours, key=lambda n: -n.similarity) if _fits(n.procedure, draft)]
-    same = [n.procedure for n in near if form in _forms(n.procedure)]
-    like = [
-        n.procedure for n in near if n.similarity >= SAME_TASK and script_similarity(draft, n.procedure) >= SAME_SCRIPT
-    ]
+    near = sorted(episode.neighbours, key=lambda n: -n.similarity)
+    same = [n.procedure for n in near if form in _forms(n.procedure) and _fits(n.procedure, draft)]
+    like = (
+        n.procedure
+        for n in near
+        if n.similarity >= SAME_TASK
+        and script_similarity(draft, n.procedure) >= SAME_SCRIPT
+        and _fits(n.procedure, draft)
+    )
     done = [p for p in used if followed(p.script, episode.trajectory.steps) >= FOLLOWED]
     twin = next((p for p in (*done, *same) if not _is_another_way(p, draft, episode.trajectory)), None)
     if twin is None and len(same) >= WAYS:
         twin = max(same, key=lambda p: script_similarity(draft, p))
-    return twin or next(iter(like), None)
+    return twin or next(like, None)
 
 
 def _is_another_way(other: Procedure, draft: Procedure, trajectory: Trajectory) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from operator import mul
 from typing import TYPE_CHECKING
 
 from memp_mcp import keys
@@ -128,4 +129,5 @@ def phrases_of(procedure: Procedure) -> tuple[str, ...]:
 
 def similarity(one: Vectors, other: Vectors) -> float:
     """Cosine of two task vectors; both are of unit length."""
-    return sum(a * b for a, b in zip(one.vector, other.vector, strict=True))
+    cosine: float = sum(map(mul, one.vector, other.vector))
+    return cosine

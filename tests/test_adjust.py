@@ -327,6 +327,29 @@ def test_a_suggestion_names_what_changes_by_the_procedures_own_slots() -> None:
     assert parse_correction(said).edits[0].op == "replace"
 
 
+def test_a_suggestion_names_what_the_nearest_success_had_done_before_the_same_step() -> None:
+    known = procedure("check the app", ["git pull", "pytest"])
+    failed = lost("check the app", ("git pull", "ok"), ("pytest", "ModuleNotFoundError: No module named 'rich'"))
+    success = won("check the app", ("pip install -e .", "installed"), ("cat a", "x"), ("pytest", "3 passed"))
+    failure = Failure("check the app", "ModuleNotFoundError", failed, success)
+
+    said = adjust.suggestion(Used(known), failure)
+
+    assert said == "+s1: pip install -e ."
+    corrected = adjust.apply_edits(known.script, parse_correction(said).edits, known.id)
+    assert [s.text for s in corrected] == ["git pull", "pip install -e .", "pytest"]
+    first = procedure("check the app", ["pytest"])
+    assert adjust.suggestion(Used(first), failure) == "+s0: pip install -e ."
+    assert adjust.suggestion(None, failure) == "pip install -e .\npytest"
+
+
+def test_what_the_failed_run_had_done_too_is_not_suggested() -> None:
+    failed = lost("check the app", ("pip install -e .", "installed"), ("pytest", "error: no tests"))
+    success = won("check the app", ("pip install -e .", "installed"), ("pytest", "3 passed"))
+
+    assert adjust.suggestion(None, Failure("check the app", "error: no tests", failed, success)) == ""
+
+
 # -- revisions
 
 

@@ -193,11 +193,13 @@ def test_what_a_client_has_kept_is_shown_and_then_imported(
     shown = shell.run("import", "--from", "codex", "--dry-run")
     existed = shell.home.exists()
     done = shell.data("import", "--from", "codex", "--project", "auto")
+    again = shell.run("import", str(rollout), "--project", "auto")
 
     assert "codex             1             1             0             0             1             0" in shown
     assert f"skipped {rollout}:4" in shown
     assert not existed
-    assert (done["stored"], done["skips"]) == (1, 1)
+    assert (done["stored"], done["skips"], done["unknown"]) == (1, 1, 1)
+    assert "unknown outcome" not in again
     monkeypatch.setenv("CODEX_HOME", str(tmp_path / "none"))
     assert "There are no sessions of codex" in shell.error("import", "--from", "codex")
 
