@@ -364,7 +364,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "recall": lambda: figures(told("recall")["results"], RECALLED),
     "record": lambda: record(told("record")["results"]),
     "growth": lambda: figures(told("record")["results"]["growth"]),
-    "growth-bars": lambda: figures(told("growth")["results"]["bars of growth"]),
+    "growth-bars": lambda: figures(told("record")["results"]["bars of growth"]),
     "soak": lambda: figures(told("soak")["results"]["soak"]),
     "soak-latency": lambda: figures(told("soak")["results"]["latency"]),
     "sharing": lambda: figures(told("sharing")["results"]["sharing"]),
