@@ -203,9 +203,11 @@ _UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG
 def _explanation(error: Exception, directory: Path | str) -> StoreError:
     text = str(error)
     if isinstance(directory, str):
+        cloud = "the database and its LANCEDB_API_KEY, LANCEDB_REGION or LANCEDB_HOST"
+        bucket = "the bucket and its credentials (AWS_ACCESS_KEY_ID, AWS_REGION, …)"
         return StoreError(
             f"The memory in {directory} cannot be used: {_first_line(text)}. Everything acknowledged so far is kept. "
-            "Check the network, the bucket and its credentials (AWS_ACCESS_KEY_ID, AWS_REGION, …), and try again."
+            f"Check the network, {cloud if directory.startswith('db://') else bucket}, and try again."
         )
     if isinstance(error, FileExistsError | NotADirectoryError):
         return StoreFull(f"{directory} is not a directory. Set MEMP_HOME to a directory that can be written.")
@@ -270,7 +272,14 @@ class Tables:
         # does fill: each commit leaves a version in it that nobody will ask for again.
         def connect() -> Any:
             caches = lancedb.Session(index_cache_size_bytes=64 << 20, metadata_cache_size_bytes=metadata_cache)
-            return lancedb.connect(directory, read_consistency_interval=seen_after, session=caches)
+            return lancedb.connect(
+                directory,
+                read_consistency_interval=seen_after,
+                session=caches,
+                # of LanceDB Cloud and Enterprise (db://) alone; the key it takes from LANCEDB_API_KEY itself
+                region=os.environ.get("LANCEDB_REGION", "us-east-1"),
+                host_override=os.environ.get("LANCEDB_HOST"),
+            )
 
         self._connect = connect
         self._db: Any = connect()

@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,33 @@ def test_a_storage_that_cannot_be_reached_says_where_to_look(tmp_path: Path, mon
 
     with pytest.raises(StoreError, match="credentials"):
         BucketStore.connect("s3://memory/x", tmp_path)
+
+
+def test_a_database_of_lancedb_cloud_is_asked_with_its_key_and_a_refusal_says_where_to_look(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[str, str | None]] = []
+
+    class Refusing(BaseHTTPRequestHandler):
+        def _refuse(self) -> None:
+            asked.append((self.path.split("?")[0], self.headers["x-api-key"]))
+            self.send_response(401)
+            self.end_headers()
+
+        do_GET = do_POST = _refuse  # noqa: N815 - the standard library's names
+
+        def log_message(self, *told: object) -> None: ...
+
+    monkeypatch.setenv("LANCEDB_API_KEY", "sk_team")
+    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as cloud:
+        threading.Thread(target=cloud.serve_forever, daemon=True).start()
+        monkeypatch.setenv("LANCEDB_HOST", f"http://127.0.0.1:{cloud.server_port}")
+        with pytest.raises(StoreError, match=r"401[\s\S]*LANCEDB_API_KEY"):
+            BucketStore.connect("db://team", tmp_path)
+        cloud.shutdown()
+
+    assert asked[0][1] == "sk_team"
+    assert "/table/control/" in asked[0][0]
 
 
 def test_namespaces_are_folders_of_the_bucket() -> None:
