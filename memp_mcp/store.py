@@ -9,10 +9,12 @@ brought up to date when the memory is opened or the procedure is next changed.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import threading
 import uuid
+import weakref
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -53,11 +55,25 @@ from memp_mcp.tables import (
 
 TAKEN_IN_AFTER = 1.0
 """Seconds that a recall waits for a write which takes it along."""
+_LAST_COMMIT = 2.0
+"""Seconds that the end of the process waits for such a write: it takes .02, and may wait for the lock."""
 _BATCH = 500
 _LARGE_BATCH = 32
 
 _log = logging.getLogger(__name__)
+_timers = weakref.WeakSet[threading.Timer]()
 T = TypeVar("T")
+
+
+@atexit.register
+def _end_timers() -> None:
+    """Let the process end with none of its threads in LanceDB: one that Python stops there aborts it.
+
+    What has not begun to be taken in stays where it waits, for the next write of whatever process.
+    """
+    for timer in list(_timers):
+        timer.cancel()
+        timer.join(_LAST_COMMIT)
 
 
 class Vectors(NamedTuple):
@@ -514,9 +530,10 @@ class Store(Reading):
         """Take in what waits, once for all that comes within a second."""
         with self._deferring:
             if self._taking_in is None:
-                self._taking_in = threading.Timer(TAKEN_IN_AFTER, self._take_in_now)
-                self._taking_in.daemon = True
-                self._taking_in.start()
+                self._taking_in = timer = threading.Timer(TAKEN_IN_AFTER, self._take_in_now)
+                timer.daemon = True  # an ordinary exit would wait for all of the second
+                _timers.add(timer)
+                timer.start()
 
     def _take_in_now(self) -> None:
         with self._deferring:
