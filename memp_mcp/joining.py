@@ -8,6 +8,7 @@ what is written here are the same to the client, as `tests/test_clients.py` sees
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import shutil
 import stat
@@ -44,11 +45,20 @@ class FileChange(NamedTuple):
     @property
     def diff(self) -> str:
         """What changes, as a unified diff with a line of context, without the secrets that stand beside it."""
-        old, new = ((text or "").splitlines() for text in (self.old, self.new))
+        old, new = (_in_lines(text or "") for text in (self.old, self.new))
         name_old, name_new = (os.devnull if text is None else str(self.file) for text in (self.old, self.new))
         lines = difflib.unified_diff(old, new, name_old, name_new, lineterm="", n=1)
         clipped = (line if len(line) <= _SHOWN_LINE else f"{line[:_SHOWN_LINE]}…" for line in lines)
         return Redactor().text("\n".join(clipped))
+
+
+def _in_lines(text: str) -> list[str]:
+    """The lines of a file; where JSON stands in one long line, in those in which a change can be seen."""
+    lines = text.splitlines()
+    if any(len(line) > _SHOWN_LINE for line in lines):
+        with suppress(ValueError):
+            return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines()
+    return lines
 
 
 class ClientState(Value):

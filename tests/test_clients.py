@@ -315,6 +315,18 @@ def test_a_dry_run_shows_the_change_and_changes_nothing(machine: Machine, client
     assert machine.files() == joined
 
 
+def test_a_file_of_one_long_line_is_shown_in_those_that_change(machine: Machine) -> None:
+    file = machine.home / ".cursor" / "mcp.json"
+    file.parent.mkdir(parents=True)
+    others = {f"server-{i}": {"command": f"program-{i}"} for i in range(30)}
+    file.write_text(json.dumps({"mcpServers": others}), encoding="utf-8")
+
+    told = machine.run("install", "cursor", "--dry-run")
+
+    assert '+    "memp": {' in told
+    assert "program-3" not in told
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("broken", ["{", "\x00", "[1, 2"])
 def test_a_file_that_cannot_be_read_is_refused_and_left(machine: Machine, client: str, broken: str) -> None:
