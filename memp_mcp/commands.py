@@ -68,8 +68,8 @@ def serve(options: argparse.Namespace, settings: Settings) -> Answer:
     )
     serve = serving.on_http(settings, door)
     asked = "with tokens" if door.tokens else "without tokens, to this machine alone"
-    sys.stderr.write(f"memp-mcp serves http://{options.host}:{options.port}{web.PATH} {asked}\n")
-    serve()
+    told = f"memp-mcp serves http://{options.host}:{options.port}{web.PATH} {asked}\n"
+    serve(lambda: sys.stderr.write(told))
     return Answer(None, [])
 
 

@@ -120,8 +120,10 @@ def on_stdio(settings: Callable[[], Settings]) -> Serve:
     return partial(serve, compose(settings))
 
 
-def on_http(settings: Settings, door: web.Door) -> Callable[[], None]:
+def on_http(settings: Settings, door: web.Door) -> Callable[[Callable[[], object]], None]:
     """What serves over HTTP until the process is ended; each token's namespace has a memory of its own.
+
+    It calls what it is given once the port is its own.
 
     Raises:
         BadInput: such a door would be open to everybody, or a package is missing that it needs.

@@ -177,8 +177,8 @@ def application(
     return _Journal(app, meters, known={PATH, "/health", "/ready", "/metrics"})
 
 
-def serve(app: ASGIApp, door: Door) -> None:
-    """Serve until the process is told to stop.
+def serve(app: ASGIApp, door: Door, bound: Callable[[], object]) -> None:
+    """Serve until the process is told to stop; *bound* is called once the port is this process's own.
 
     Raises:
         BadInput: the port is taken.
@@ -190,7 +190,9 @@ def serve(app: ASGIApp, door: Door) -> None:
         app, host=door.host, port=door.port, log_level="warning", timeout_graceful_shutdown=_GRACE, server_header=False
     )
     try:
-        anyio.run(uvicorn.Server(config).serve)
+        port = config.bind_socket()
+        bound()
+        anyio.run(partial(uvicorn.Server(config).serve, sockets=[port]))
     except SystemExit as stopped:  # uvicorn has logged why, and would end the process with a code of its own
         raise BadInput(
             f"Nothing can be served on {door.host}:{door.port}. Is a server there already? Choose a --port."

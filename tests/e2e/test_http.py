@@ -106,6 +106,7 @@ def test_a_port_that_is_taken_is_an_error_with_the_way_out(tmp_path: Path) -> No
 
     assert server.returncode == 1
     assert f"Nothing can be served on 127.0.0.1:{number}. Is a server there already? Choose a --port." in err
+    assert "serves" not in err
     assert "Traceback" not in err
 
 
