@@ -431,7 +431,7 @@ def _needed(failed: Step, after: Sequence[Step]) -> tuple[Step, ...]:
     """
     again = next((i for i, s in enumerate(after) if s.action == failed.action and evidence.failure(s) is None), 0)
     done = [s for s in after[:again] if evidence.failure(s) is None and s.action != failed.action]
-    prepared = tuple(s for s in done if evidence.prepares(s.action))
+    prepared = tuple(s for s in done if evidence.prepares(s.action) and not _calls_own_tool(s))
     return () if len(prepared) > _MOST_NEEDED or any(evidence.edits(s.action) for s in done) else prepared
 
 

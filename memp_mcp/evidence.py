@@ -260,6 +260,17 @@ _PREPARING = re.compile(
 _SEPARATOR = re.compile(r"&&|\|\||[;\n]")
 
 
+_FOR_ITSELF = {
+    "toolsearch", "tool_search", "todowrite", "todo_write", "todoread", "write_todos", "update_plan", "exitplanmode",
+    "enterplanmode", "taskcreate", "taskupdate", "tasklist", "taskget", "save_memory", "update_topic",
+}  # fmt: skip
+
+
+def serves_the_agent(tool: str) -> bool:
+    """Whether a client gives this tool to its agent for itself: plans, lists of what is to do, notes."""
+    return tool.lower() in _FOR_ITSELF
+
+
 def head(action: str) -> str:
     """The verb, tool or command of an action: ``go``, ``take``, ``git commit``, ``Read``, ``Bash:git status``."""
     tool, rest = _call(action)
@@ -369,7 +380,7 @@ def edits(action: str) -> bool:
     """Whether an action writes files, as far as its verb tells; other changes of the world are not meant."""
     tool, rest = _call(action)
     if tool and not _SHELL.fullmatch(tool):
-        return any(_WRITING.fullmatch(word) for word in _words(tool))
+        return not serves_the_agent(tool) and any(_WRITING.fullmatch(word) for word in _words(tool))
     return (
         _CHANGES.search(_QUOTED.sub("", rest)) is not None
         or _WRITING.fullmatch(_verb(action).split(" ")[-1]) is not None
@@ -381,7 +392,7 @@ def prepares(action: str) -> bool:
 
     What is written to files is the work itself, another one each time.
     """
-    if edits(action) or observes(action):
+    if edits(action) or observes(action) or serves_the_agent(_call(action)[0]):
         return False
     return not _explores(action) or goes(action) or _verb(action) == "open"
 
@@ -428,13 +439,13 @@ def _arguments(action: str) -> set[str]:
 
 
 def essential_steps(steps: Sequence[Step]) -> list[int]:
-    """Places (from 0) of the steps that a procedure needs: no failures, no repetitions, no dead ends.
+    """Places (from 0) of the steps that a procedure needs: no failures, notes, repetitions or dead ends.
 
     A dead end only looked around (a known verb of looking or going, used more than once), and neither what it looked
     at nor what it was the first to show is named by any later step that is kept; or the very same place was gone to
     again before anything was done there. The last step that worked is never dropped, nor one that changes something.
     """
-    worked = [i for i, step in enumerate(steps) if failure(step) is None]
+    worked = [i for i, s in enumerate(steps) if failure(s) is None and not serves_the_agent(_call(s.action)[0])]
     return _without_repetitions(steps, _without_dead_ends(steps, worked))
 
 

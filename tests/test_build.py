@@ -60,6 +60,15 @@ def test_rules_leave_out_dead_ends_and_failures_and_name_what_changes() -> None:
     assert (built.status, built.verified) == ("provisional", True)
 
 
+def test_what_an_agent_wrote_down_for_itself_is_no_step_of_the_script() -> None:
+    noted = ('TodoWrite: {"todos": []}', "Todos have been modified")
+
+    built = build(won("pack", noted, ("make pack", "packed"), noted, ("make sign", "signed"), noted), policy="script")
+
+    assert script(built) == ["make pack", "make sign"]
+    assert built.check == "make sign -> signed"
+
+
 def test_a_failure_that_the_run_mended_becomes_a_pitfall() -> None:
     [pitfall] = build(KITCHEN, policy="proceduralization").pitfalls
 

@@ -19,6 +19,7 @@ from memp_mcp.evidence import (
     failure,
     head,
     opinion,
+    prepares,
     reads,
     transient,
 )
@@ -222,6 +223,33 @@ def test_writing_files_is_an_edit(action: str) -> None:
 
 
 COMMIT = "git commit -m \"$(cat <<'EOF'\nfix: it\n\nCo-Authored-By: A <a@b.c>\nEOF\n)\""
+
+
+@pytest.mark.parametrize("action", ['TodoWrite {"todos": []}', "write_todos: {}", "update_plan: {}", "save_memory {}"])
+def test_what_an_agent_notes_for_itself_neither_edits_nor_prepares_anything(action: str) -> None:
+    assert not edits(action)
+    assert not prepares(action)
+
+
+@pytest.mark.parametrize(
+    ("action", "prepared"),
+    [
+        ("pip install rich", True),
+        ("Bash: mix format", True),
+        ("go to shelf 1", True),
+        ("open fridge 1", True),
+        ("grant_roaming(line='L1')", True),
+        ("cat setup.py", False),
+        ("git status", False),
+        ("Edit: app.py", False),
+        ("check_network_status()", False),
+    ],
+)
+def test_what_goes_somewhere_or_changes_something_may_be_what_a_later_step_needs(
+    action: str,
+    prepared: bool,  # noqa: FBT001 - a parameter of the table
+) -> None:
+    assert prepares(action) is prepared
 
 
 @pytest.mark.parametrize("action", ["pytest -q 2>&1", "ls 2>/dev/null", "Read {}", "git status", f"Bash: {COMMIT}"])

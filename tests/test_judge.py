@@ -120,6 +120,11 @@ def test_the_summary_of_a_test_runner_is_a_verdict(summary: str, score: float | 
     assert (reward and reward.score) == score
 
 
+def test_a_list_of_what_is_to_do_that_is_written_after_the_tests_is_no_edit() -> None:
+    ticked = ('TodoWrite {"todos": [{"content": "repair", "status": "completed"}]}', "Todos have been modified")
+    assert scored(ran(PASSED, ticked)) == (1, "rule:tests", True)
+
+
 def test_only_the_last_run_counts_and_only_when_nothing_was_written_after_it() -> None:
     edit = ("Edit(file='a.py')", "done")
     assert scored(ran(FAILED, edit, PASSED)) == (1, "rule:tests", True)

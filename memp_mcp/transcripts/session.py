@@ -278,10 +278,6 @@ def continues(text: str) -> bool:
 _OWN_TOOL = re.compile(
     r"(?:^|.*[_.:/])(recall_procedure|record_trajectory|reflect_failure|get_procedure|forget_procedure)"
 )
-_SERVES_THE_CLIENT = {
-    "toolsearch", "tool_search", "todowrite", "todo_write", "todoread", "write_todos", "update_plan", "exitplanmode",
-    "enterplanmode", "taskcreate", "taskupdate", "tasklist", "taskget", "save_memory", "update_topic",
-}  # fmt: skip
 _RECALL_ID = re.compile(r'"recall_id\\*"\s*:\s*\\*"(r_[0-9a-f]{12,32})')
 _PROCEDURE_ID = re.compile(r"p_[0-9a-f]{12,32}")
 
@@ -421,7 +417,7 @@ class _Session:
         self._open = self._open or _Episode("")
         if own := _OWN_TOOL.fullmatch(call.name):
             self._open.remember(own[1], call)
-        elif call.name.lower() not in _SERVES_THE_CLIENT:
+        elif not evidence.serves_the_agent(call.name):
             yield from self._told(self._ended)
             self._ended = None
             if self._open.is_full:
