@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lancedb
 import pyarrow as pa
@@ -53,6 +53,7 @@ MEMORY = {"MiB resident": "resident", "of it not of files": "anonymous"}
 WINDOW = 128
 """Records that are timed at a mark: four times those between two compactions."""
 STARTS = 5
+PARTS = ("acknowledgement", "import", "disk", "memory", "growth")
 OPEN = """
 import json, sys, time
 from pathlib import Path
@@ -117,52 +118,85 @@ def importing(episodes: Sequence[Task]) -> Row:
     }
 
 
+class Grown(NamedTuple):
+    """A memory, and the server that records into it."""
+
+    server: Wire
+    home: str
+
+
 def growth(commits: int) -> dict[str, list[Row]]:
     """One record after the other: what opening, recalling and recording cost on the way, and the size of it all.
 
-    Costs are means of the CPU of the process that does it, and medians by the clock. At each mark they are taken in
-    turns over a few rounds of what the store does between two compactions, for they depend on where it is in that.
+    Costs are means of the CPU of the process that does it, and medians by the clock. At each mark they are taken over a
+    few rounds of what the store does between two compactions, for they depend on where it is in that. At the last one
+    a young memory, of as many commits as the first mark, is asked in turns with the grown one: whatever else the
+    machine does hits both.
     """
     marks = sorted({m for m in MARKS if m + WINDOW <= commits} | {commits})
     episodes = tasks(commits + WINDOW)
     asked = queries()
     random.Random(SEED).shuffle(asked)
-    with tempfile.TemporaryDirectory() as home, ready(home) as server:
-        rows, done = [], 0
+    rows: list[Row] = []
+    with (
+        tempfile.TemporaryDirectory() as home,
+        tempfile.TemporaryDirectory() as beside,
+        ready(home) as server,
+        ready(beside) as other,
+    ):
+        grown, young, done = Grown(server, home), Grown(other, beside), 0
+        _record(young, episodes[: marks[0]])
         for mark in marks:
-            for task in episodes[done:mark]:
-                server.call("record_trajectory", **told(task))
-            row = {"commits": mark, "MB on disk": disk_bytes(Path(home)) / MEGABYTE}
-            row |= _costs(server, home, episodes[mark : mark + WINDOW], asked) | _starting(server, home, episodes[0])
-            memory = resident_bytes(server.pid)
-            rows.append(row | {name: memory[kind] / MEBIBYTE for name, kind in MEMORY.items()})
+            _record(grown, episodes[done:mark])
+            memories = [grown, young] if mark == commits else [grown]
+            first, *others = _measured(memories, episodes[mark : mark + WINDOW], asked, stored=episodes[0])
+            rows.append({"commits": mark, **first})
             done = mark + WINDOW
             print_table(rows[-1:])  # a long run tells how it goes
-    return {"growth": rows, "bars of growth": _bars(rows, _imported(episodes[:commits]) / MEGABYTE)}
+    return {"growth": rows, "bars of growth": _bars(others[0], rows[-1], _imported(episodes[:commits]) / MEGABYTE)}
 
 
-def _bars(rows: Sequence[Row], imported: float) -> list[Row]:
-    """The last row against the first, and its size against the same data *imported* in one go, in MB.
+def _record(memory: Grown, episodes: Sequence[Task]) -> None:
+    for task in episodes:
+        memory.server.call("record_trajectory", **told(task))
+
+
+def _measured(memories: Sequence[Grown], episodes: Sequence[Task], asked: Sequence[str], *, stored: Task) -> list[Row]:
+    sizes = [disk_bytes(Path(memory.home)) / MEGABYTE for memory in memories]
+    rows = []
+    for memory, size, costs in zip(memories, sizes, _costs(memories, episodes, asked), strict=True):
+        row = {"MB on disk": size} | costs | _starting(memory, stored)
+        resident = resident_bytes(memory.server.pid)
+        rows.append(row | {name: resident[kind] / MEBIBYTE for name, kind in MEMORY.items()})
+    return rows
+
+
+def _bars(young: Row, grown: Row, imported: float) -> list[Row]:
+    """The grown memory against the young one, and its size against the same data *imported* in one go, in MB.
 
     By the clock it is told, but on a machine with other work to do only the CPU says something.
     """
-    first, last = rows[0], rows[-1]
-    ratios = {name: last[name] / first[name] for name in first if " ms " in name}
-    within = [{"what": name, "first": first[name], "last": last[name], "ratio": r} for name, r in ratios.items()]
-    size = {"what": "MB on disk / imported in one go", "first": imported, "last": last["MB on disk"]}
-    told = [*((row, 1.5) for row in within), ({**size, "ratio": last["MB on disk"] / imported}, 3.0)]
-    return [{**row, "bar": bar, "within": row["ratio"] <= bar} for row, bar in told]
+    names = [name for name in young if " ms " in name]
+    told: list[tuple[Row, float]] = [({"what": n, "first": young[n], "last": grown[n]}, 1.5) for n in names]
+    size = {"what": "MB on disk / imported in one go", "first": imported, "last": grown["MB on disk"]}
+    rows = [({**row, "ratio": row["last"] / row["first"]}, bar) for row, bar in [*told, (size, 3.0)]]
+    return [{**row, "bar": bar, "within": row["ratio"] <= bar} for row, bar in rows]
 
 
-def _costs(server: Wire, home: str, episodes: Sequence[Task], asked: Sequence[str]) -> Row:
+def _costs(memories: Sequence[Grown], episodes: Sequence[Task], asked: Sequence[str]) -> list[Row]:
     """Milliseconds of recording, of a recall between two records, and of opening the store in another process."""
-    spent: dict[str, list[tuple[float, float]]] = {"record": [], "recall": [], "open": []}
+    spent: list[dict[str, list[tuple[float, float]]]] = [{"record": [], "recall": [], "open": []} for _ in memories]
     for i, task in enumerate(episodes):
-        spent["record"].append(_cost(server, partial(server.call, "record_trajectory", **told(task))))
-        if i % 2:
-            spent["recall"].append(_cost(server, partial(server.call, "recall_procedure", task=asked[i])))
-        if i % 8 == 0:
-            spent["open"].append(tuple(json.loads(_python(OPEN, home))))
+        for (server, home), costs in list(zip(memories, spent, strict=True))[:: 1 if i % 2 else -1]:
+            costs["record"].append(_cost(server, partial(server.call, "record_trajectory", **told(task))))
+            if i % 2:
+                costs["recall"].append(_cost(server, partial(server.call, "recall_procedure", task=asked[i])))
+            if i % 8 == 0:
+                costs["open"].append(tuple(json.loads(_python(OPEN, home))))
+    return [_means(costs) for costs in spent]
+
+
+def _means(spent: dict[str, list[tuple[float, float]]]) -> Row:
     means = {f"{what} ms CPU": statistics.fmean(cpu for cpu, _ in costs) for what, costs in spent.items()}
     return means | {f"{what} ms clock": median([clock for _, clock in costs]) for what, costs in spent.items()}
 
@@ -173,13 +207,15 @@ def _cost(server: Wire, call: Callable[[], object]) -> tuple[float, float]:
     return 1000 * (cpu_seconds(server.pid) - before), clock
 
 
-def _starting(server: Wire, home: str, stored: Task) -> Row:
+def _starting(memory: Grown, stored: Task) -> Row:
     """A server from its start to its first answer out of the memory."""
-    known = server.call("record_trajectory", **told(stored))["trajectory_id"]  # stored before: nothing is written
+    known = memory.server.call("record_trajectory", **told(stored))[
+        "trajectory_id"
+    ]  # stored before: nothing is written
     cpu, wall = [], []
     for _ in range(STARTS):
         began = time.perf_counter()
-        with Wire(MEMP_HOME=home).open() as other:
+        with Wire(MEMP_HOME=memory.home).open() as other:
             other.ask("resources/read", {"uri": f"memp://trajectories/{known}"})
             wall.append(1000 * (time.perf_counter() - began))
             cpu.append(1000 * cpu_seconds(other.pid))
@@ -266,18 +302,20 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=1_000, help="imported (default: %(default)s)")
     parser.add_argument("--commits", type=int, default=1_000, help="of the growth (default: %(default)s)")
     parser.add_argument("--calls", type=int, default=1_000, help="before memory is read (default: %(default)s)")
-    parser.add_argument("--only", choices=("growth",), help="this part alone, which takes hours for 10,000 commits")
+    parser.add_argument(
+        "--parts", nargs="+", choices=PARTS, default=PARTS, help="growth to 10,000 takes most of an hour"
+    )
     parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
     given = parser.parse_args()
-    results: dict[str, Any] = {}
-    if not given.only:
-        results = {
-            "acknowledgement": acknowledgement(tasks(given.records)),
-            "import": importing(tasks(given.episodes)),
-            "disk": disk(given.episodes),
-            "memory": memory_after(given.calls),
-        }
-    results |= growth(given.commits)
+    measures: dict[str, Callable[[], Any]] = {
+        "acknowledgement": lambda: acknowledgement(tasks(given.records)),
+        "import": lambda: importing(tasks(given.episodes)),
+        "disk": lambda: disk(given.episodes),
+        "memory": lambda: memory_after(given.calls),
+    }
+    results = {name: measure() for name, measure in measures.items() if name in given.parts}
+    if "growth" in given.parts:
+        results |= growth(given.commits)
     for name, rows in results.items():
         print(f"### {name}\n")
         print_table(rows if isinstance(rows, list) else [rows])
