@@ -333,21 +333,10 @@ def _refused(rows: Iterable[Mapping[str, Any]], kind: str) -> float:
     return float(sum(r["refused_shipped"] * r["count"] for r in of_kind) / sum(r["count"] for r in of_kind))
 
 
-LOST = (
-    "acknowledged trajectories lost",
-    "acknowledged revisions lost",
-    "acknowledged recalls lost",
-    "revisions acknowledged twice",
-    "rows stored twice",
-)
-
-
 def _of_cost() -> list[tuple[str, str, str]]:
     started = {row["process start until answered"]: row["CPU s, median"] for row in told("start")["results"]["rows"]}
     official = next(seconds for name, seconds in started.items() if "server-memory" in name)
     hook = next(r for r in told("hook")["results"]["rows"] if r["process"] == "a prompt that finds something")
-    soak = {row["what"]: row["figure"] for row in told("soak")["results"]["soak"]}
-    lost = sum(soak[what] for what in LOST)
     return [
         (
             "CPU until the MCP handshake is answered",
@@ -358,11 +347,6 @@ def _of_cost() -> list[tuple[str, str, str]]:
             "prompts that the hook answers within its 300 ms, process start included",
             f"{_percent(hook['in time'])}, the median in {1000 * hook['wall s, p50']:.0f} ms",
             "`python -m benchmarks.hook`",
-        ),
-        (
-            "acknowledged writes lost or doubled by eight servers on one memory",
-            f"{lost} of {soak['acknowledged writes']:,}, through {soak['killed']} kills in the middle of something",
-            "`python -m benchmarks.soak`",
         ),
         (
             "the five tools, in the prompt of every client that lists them",

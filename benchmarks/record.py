@@ -209,9 +209,8 @@ def _cost(server: Wire, call: Callable[[], object]) -> tuple[float, float]:
 
 def _starting(memory: Grown, stored: Task) -> Row:
     """A server from its start to its first answer out of the memory."""
-    known = memory.server.call("record_trajectory", **told(stored))[
-        "trajectory_id"
-    ]  # stored before: nothing is written
+    answer = memory.server.call("record_trajectory", **told(stored))  # stored before: nothing is written
+    known = answer["trajectory_id"]
     cpu, wall = [], []
     for _ in range(STARTS):
         began = time.perf_counter()
