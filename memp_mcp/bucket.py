@@ -28,7 +28,7 @@ from memp_mcp.errors import StoreBusy, StoreDamaged, StoreError
 from memp_mcp.models import Event
 from memp_mcp.reading import Meta
 from memp_mcp.store import Store
-from memp_mcp.tables import INDEXED_FROM, SCHEMAS, Control, Row, TableName, Tables, event_row, explained
+from memp_mcp.tables import INDEXED_FROM, SCHEMAS, Control, Row, State, TableName, Tables, event_row, explained
 from memp_mcp.tally import Tally
 from memp_mcp.upkeep import StoreSize
 
@@ -184,9 +184,9 @@ class BucketTables(Tables):
             if self._untidy(name):
                 self._tidy(name)
 
-    def state(self, name: TableName) -> tuple[str, str]:
+    def state(self, name: TableName) -> State:
         """What is another after every commit of any process that this one has seen."""
-        return str(self._directory), str(self._read(name, lambda t: t.version))
+        return State(("", str(self._read(name, lambda t: t.version))), "")
 
     def versions(self, name: TableName) -> int:
         """Number of versions that are still kept."""
@@ -206,9 +206,9 @@ class BucketTables(Tables):
     def _sync(self, name: TableName) -> None:
         """Nothing: a commit returns when the storage has it."""
 
-    def _write(self, name: TableName, action: Any) -> None:
+    def _write(self, name: TableName, action: Any, *, rows: int = 0) -> None:
         self.lease.renew()
-        super()._write(name, action)
+        super()._write(name, action, rows=rows)
 
 
 class BucketStore(Store):

@@ -16,13 +16,15 @@ import math
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from memp_mcp import lean
 from memp_mcp.errors import StoreDamaged, StoreError, StoreFull
@@ -51,6 +53,8 @@ _NOW = timedelta(milliseconds=1)
 """Not zero, which makes LanceDB warn on stderr."""
 _FRAGMENTS = 32
 _VERSIONS = 50
+_LOOK_AFTER = 8
+"""Versions of a table, after which a look at whether it is untidy is due: each takes LanceDB 5 ms."""
 INDEXED_FROM = 1_000
 """Rows from which on a table has all its indexes; below, only those of full text. A scan of so few costs as little."""
 _UNINDEXED = 500
@@ -74,6 +78,8 @@ _UNFINISHED = ".tmp"
 """What LanceDB's name of a file begins with until it is whole."""
 PLACE = "_rowid"
 """The column by which a search tells where a row stands."""
+_ROW_BITS = 32
+"""Of a place; those before them tell the fragment. The number of a fragment is used once."""
 _QUERY_CHARACTERS = 4_000
 _TASK_CHARACTERS = 4_000
 _KEY = {"lance-schema:unenforced-primary-key": "true"}  # without it, merges of one new key can insert it twice
@@ -246,6 +252,25 @@ def committed(action: Callable[[], T]) -> T:
     return action()
 
 
+class State(NamedTuple):
+    """What a table is at a moment; equal ones are of the same moment."""
+
+    latest: tuple[str, str]
+    made: str
+    """The same as long as changes are all that happens to the table."""
+
+
+class Findable(NamedTuple):
+    """Procedures that can be found by their vectors."""
+
+    columns: dict[str, Any]
+    """Numpy arrays of one length."""
+    others: frozenset[str]
+    """Ids of those that cannot: retired, or without vectors."""
+    end: int
+    """A place behind all of them, and not behind any that is yet to come."""
+
+
 class Tables:
     """The tables under one directory; they are opened when first used."""
 
@@ -267,6 +292,9 @@ class Tables:
         self._synced: dict[TableName, set[str]] = {}
         self._touched: set[TableName] = set()
         self._commits = 0
+        self._looked_at: dict[TableName, int] = {}
+        self._rows_unseen: Counter[TableName] = Counter()
+        """Rows, since it was looked."""
 
         # Every read sees the latest commit of any process. The default caches may grow to 7 GB, and the one of metadata
         # does fill: each commit leaves a version in it that nobody will ask for again.
@@ -375,35 +403,40 @@ class Tables:
             ),
         )
 
-    def state(self, name: TableName) -> tuple[str, str]:
-        """What is another after every commit of any process: names of manifests, the latest among them.
+    def state(self, name: TableName) -> State:
+        """What is another after every commit of any process, and what tells whether the table was made anew.
 
         LanceDB tells the number of the version, but takes ten times as long.
         """
         with explained(self._directory):
             names = [entry.name for entry in self._manifests(name)]
-        return min(names, default=""), max(names, default="")  # by naming scheme the latest is the first or the last
+            folder = self._path(name).stat()
+        latest = (min(names, default=""), max(names, default=""))  # by naming scheme it is the first or the last
+        return State(latest, f"{folder.st_ino}.{folder.st_ctime_ns}")
 
-    def held(self, columns: Sequence[str], vectors: Collection[VectorColumn]) -> dict[str, Any]:
-        """Columns of all procedures that have vectors and are not retired, as numpy arrays of one length."""
-        where = "status != 'retired' AND " + " AND ".join(f"{v} IS NOT NULL" for v in vectors)
-        found = self._read(
+    def findable(self, columns: Sequence[str], vectors: Collection[VectorColumn], *, since: int = 0) -> Findable:
+        """What can be found by its vectors, and where each row stands, for the rows at the place *since* and after it.
+
+        Every change of a row, of whatever kind, puts it behind all others.
+        """
+        wanted = ["id", "status", *columns, *vectors]
+        where = f"{PLACE} >= {since}" if since else "true"
+        read = self._read(
             "procedures",
-            lambda t: (
-                t.search()
-                .where(where)
-                .select([*columns, *vectors])
-                .with_row_id(with_row_id=True)
-                .to_arrow()
-                .combine_chunks()
-            ),
+            lambda t: t.search().where(where).select(wanted).with_row_id(with_row_id=True).to_arrow().combine_chunks(),
         )
-        arrays = {c: found[c].to_numpy() for c in (*columns, PLACE)}
+        shown = pc.not_equal(read["status"], "retired")
+        for name in vectors:
+            shown = pc.and_(shown, pc.is_valid(read[name]))
+        others = frozenset(read["id"].filter(pc.invert(shown)).to_pylist())
+        last = max(read[PLACE].to_pylist(), default=-1)
+        found = read.filter(shown).combine_chunks() if others else read
+        arrays = {c: found[c].to_numpy() for c in ("id", *columns, PLACE)}
         for name in vectors:
             flat = found[name].combine_chunks().flatten().to_numpy()
             # copied: a view would keep the other columns of the batch too
             arrays[name] = flat.reshape(found.num_rows, found.schema.field(name).type.list_size).copy()
-        return arrays
+        return Findable(arrays, others, max(since, (last >> _ROW_BITS) + 1 << _ROW_BITS))
 
     def matching(
         self, name: TableName, text: str, column: str, columns: Sequence[str], *, where: str, limit: int
@@ -433,14 +466,18 @@ class Tables:
     def add(self, name: TableName, rows: Sequence[Row]) -> None:
         """Append rows, in one commit. Whether their ids are new is the caller's business."""
         if rows:
-            self._write(name, lambda t: t.add(pa.Table.from_pylist(rows, schema=SCHEMAS[name])))
+            self._write(name, lambda t: t.add(pa.Table.from_pylist(rows, schema=SCHEMAS[name])), rows=len(rows))
 
     def _insert(self, name: TableName, rows: Sequence[Row]) -> int:
         """Append those rows whose key is new, in one commit; how many there were."""
         source = pa.Table.from_pylist(rows, schema=SCHEMAS[name])
         key = SCHEMAS[name].names[0]
         done: list[Any] = []
-        self._write(name, lambda t: done.append(t.merge_insert(key).when_not_matched_insert_all().execute(source)))
+        self._write(
+            name,
+            lambda t: done.append(t.merge_insert(key).when_not_matched_insert_all().execute(source)),
+            rows=len(rows),
+        )
         return int(done[-1].num_inserted_rows)
 
     def upsert(self, rows: Sequence[Row], *, newer_only: bool = True) -> None:
@@ -454,7 +491,7 @@ class Tables:
             # "null": vectors may be missing, and LanceDB takes a NULL for one of a wrong length
             return builder.execute(pa.Table.from_pylist(rows, schema=table.schema), on_bad_vectors="null")
 
-        self._write("procedures", merge)
+        self._write("procedures", merge, rows=len(rows))
 
     def replace(self, name: TableName, rows: Sequence[Row]) -> None:
         """Replace rows that are there, by their key, in one commit; columns that are not given stay as they are."""
@@ -462,7 +499,7 @@ class Tables:
             return
         names = [c for c in SCHEMAS[name].names if c in rows[0]]
         source = pa.Table.from_pylist(rows, schema=pa.schema([SCHEMAS[name].field(c) for c in names]))
-        self._write(name, lambda t: t.merge_insert(names[0]).when_matched_update_all().execute(source))
+        self._write(name, lambda t: t.merge_insert(names[0]).when_matched_update_all().execute(source), rows=len(rows))
 
     def fill_vectors(self, rows: Sequence[Row]) -> None:
         """Set `vector` and `phrases` of procedures that are there, by id, in one commit."""
@@ -475,13 +512,14 @@ class Tables:
             source = pa.Table.from_pylist(rows, schema=schema)
             return table.merge_insert("id").when_matched_update_all().execute(source)
 
-        self._write("procedures", merge)
+        self._write("procedures", merge, rows=len(rows))
 
     def give_vectors(self, dimension: int) -> None:
         """Replace the vector columns of the procedures by empty ones of this dimension."""
         old = [c for c in ("vector", "phrases") if c in self.columns("procedures")]
         if old:
             self._write("procedures", lambda t: t.drop_columns(old))
+            self._write("procedures", lambda t: t.update(values_sql={"revision": "revision"}))  # see `findable`
         fields = [pa.field(c, pa.list_(pa.float32(), dimension)) for c in ("vector", "phrases")]
         self._write("procedures", lambda t: t.add_columns(fields))
 
@@ -506,7 +544,7 @@ class Tables:
         touched, self._touched = self._touched, set()
         for name in sorted(touched):
             self._sync(name)
-            if self._untidy(name):
+            if self._is_due(name) and self._untidy(name):
                 self._tidy(name)
         if self._commits >= _COMMITS_OF_A_SESSION:
             self._commits = 0
@@ -531,6 +569,15 @@ class Tables:
         """Number of versions that are still kept."""
         return sum(1 for _ in self._manifests(name))
 
+    def _is_due(self, name: TableName) -> bool:
+        """Whether enough was committed, by whomever, since this process last looked whether the table is untidy."""
+        version = int(self._read(name, lambda t: t.version))
+        passed = abs(version - self._looked_at.get(name, -_LOOK_AFTER))  # a table made anew begins again with 1
+        if passed < _LOOK_AFTER and self._rows_unseen[name] < self._unindexed_at_most() / _LOOK_AFTER:
+            return False
+        self._looked_at[name], self._rows_unseen[name] = version, 0
+        return True
+
     def _untidy(self, name: TableName) -> bool:
         return self._ragged(name) or self._unindexed(name)
 
@@ -549,7 +596,10 @@ class Tables:
         missing = all_of_it - scanned.keys() if rows >= self._indexed_from else set()
         if missing and missing & self._wanted(name).keys():
             return True
-        return max(scanned.values(), default=0) > max(min(_UNINDEXED, self._indexed_from), _UNINDEXED_SHARE * rows)
+        return max(scanned.values(), default=0) > max(self._unindexed_at_most(), _UNINDEXED_SHARE * rows)
+
+    def _unindexed_at_most(self) -> int:
+        return min(_UNINDEXED, self._indexed_from)
 
     def _scanned(self, name: TableName) -> dict[str, int]:
         """How many rows the index of each column that has one does not know yet."""
@@ -682,8 +732,9 @@ class Tables:
                 table.checkout_latest()  # the version was cleaned up between its opening and its reading
                 return action(table)
 
-    def _write(self, name: TableName, action: Callable[[Table], object]) -> None:
+    def _write(self, name: TableName, action: Callable[[Table], object], *, rows: int = 0) -> None:
         self._touched.add(name)
+        self._rows_unseen[name] += rows
         self._commits += 1
         with explained(self._directory):
             table = self._table(name)

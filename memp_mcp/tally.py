@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import NamedTuple
 
 from memp_mcp.models import Counts
-from memp_mcp.tables import Row, Tables, one_of
+from memp_mcp.tables import Row, State, Tables, one_of
 
 MAX_EVENTS = 50_000
 """Above this, about 15 MB, LanceDB is asked, which by then has an index."""
@@ -50,7 +50,7 @@ _Counted = dict[str, dict[int, _Count]]
 
 
 class _Held(NamedTuple):
-    state: tuple[str, str]
+    state: State
     counted: _Counted
 
 
@@ -61,7 +61,7 @@ class Tally:
         self._tables = tables
         self._max_events = max_events
         self._held: _Held | None = None
-        self._asked = ("", "")
+        self._asked: State | None = None
         self._being_written = False
         self._changing = threading.RLock()
 
