@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from memp_mcp import lean
 from memp_mcp.errors import EmbedderError
 from memp_mcp.models import storable
 
@@ -189,4 +190,5 @@ class BackgroundEmbedder:
         except Exception as error:  # noqa: BLE001 - in this thread nobody else would hear of it; recall tells it
             self._reason = str(error) or repr(error)
         finally:
+            lean.keep_what_is_loaded()
             self._settled.set()

@@ -24,3 +24,10 @@ def test_a_package_runs_its_own_code_when_a_name_of_it_is_asked_for() -> None:
     before, after = ended.stdout.splitlines()
     assert before == "True False"
     assert after == "OK False False"
+
+
+def test_what_is_loaded_is_kept_from_the_garbage_collector_once() -> None:
+    script = "import gc; from memp_mcp import lean; lean.keep_what_is_loaded(); n = gc.get_freeze_count()"
+    script += "; more = [[] for _ in range(99)]; lean.keep_what_is_loaded(); print(n > 99, gc.get_freeze_count() - n)"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ended.stdout.split() == ["True", "0"]
