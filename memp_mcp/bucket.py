@@ -80,11 +80,11 @@ class Lease:
         pause = _FIRST_PAUSE
         while True:
             told = self._control.read()
-            holder, turn = told[_WRITER]
+            holder, turn = was = told[_WRITER]
             if turn != seen[0]:
                 seen = (turn, time.monotonic())
             over = not holder or time.monotonic() - seen[1] > self._seconds
-            if holder == me or (over and self._control.swap(_WRITER, me, turn=turn)):
+            if holder == me or (over and self._control.swap(_WRITER, me, was=was)):
                 self._mine, self._turn = me, turn + (holder != me)
                 self._holder, self._renewed = threading.get_ident(), time.monotonic()
                 return told
@@ -107,7 +107,7 @@ class Lease:
         with self._changing:
             if self._mine is None or time.monotonic() - self._renewed < _RENEWED_AFTER:
                 return
-            if not self._control.swap(_WRITER, self._mine, turn=self._turn):
+            if not self._control.swap(_WRITER, self._mine, was=(self._mine, self._turn)):
                 self._mine = None
                 raise StoreBusy(
                     "This process was away for so long that another one has taken its turn to write. What was begun is "
@@ -123,7 +123,7 @@ class Lease:
         if mine is None:
             return
         try:
-            self._control.swap(_WRITER, "", turn=self._turn)
+            self._control.swap(_WRITER, "", was=(mine, self._turn))
         except StoreError as error:
             _log.warning("The next writer has to wait for %g s: %s", self._seconds, error)
 
@@ -296,6 +296,13 @@ class BucketStore(Store):
             self._tally.drop()  # recalls of others may have come in between, since they do not wait for their turn
             self._tables.lease.give_back()
 
+    @contextmanager
+    def _marked(self, *, keep: bool) -> Iterator[bool]:  # noqa: ARG002 - as in the parent
+        yield False  # whoever opens it looks at everything
+
+    def _was_left(self) -> bool:
+        return True
+
     def _busy(self) -> StoreBusy:
         return StoreBusy(
             f"Other writers held the memory in {self._uri} for more than {self._lock_timeout:g} s. "
@@ -311,7 +318,6 @@ class BucketStore(Store):
         return self._known_meta[0]
 
     def _write_meta(self, meta: Meta) -> None:
-        turn = self._known_meta[1]
-        if not self._control.swap(_META, meta.model_dump_json(), turn=turn):
+        if not self._control.swap(_META, meta.model_dump_json(), was=self._known_meta):
             raise StoreBusy("Another process has changed the description of the memory meanwhile. Try again.")
-        self._known_meta, self._known_at = (meta.model_dump_json(), turn + 1), time.monotonic()
+        self._known_meta, self._known_at = (meta.model_dump_json(), self._known_meta[1] + 1), time.monotonic()
