@@ -118,6 +118,7 @@ class Store(Reading):
             thread_local=False,
             fallback_to_soft=False,  # a soft lock outlives a killed process
         )
+        self._mark = directory / "writing"
         self._taking_in: threading.Timer | None = None
         self._deferring = threading.Lock()
 
@@ -377,7 +378,7 @@ class Store(Reading):
 
     def _catch_up(self) -> None:
         """Finish what a process that died has left; a memory that cannot be written now is read as it is."""
-        if not upkeep.behind(self._tables)[1]:
+        if not self._was_left() or not upkeep.behind(self._tables)[1]:
             return
         try:
             with self._writing():
@@ -391,7 +392,7 @@ class Store(Reading):
         Returns:
             The number of procedures.
         """
-        with self._writing() as meta:
+        with self._writing(readable=False) as meta:
             kept = self._salvaged_vectors(meta)
             heads = upkeep.heads(self._tables)
             procedures = self._revisions(heads)
@@ -444,8 +445,6 @@ class Store(Reading):
         rows = self._tables.rows_of("procedure_versions", ["version_id", "body"], wanted, key="version_id")
         here = {version_id(p): p for p in self._parsed(Procedure, rows)}
         return {p.id for p in told if here.get(version_id(p), p) != p}
-
-    # --- reading
 
     # --- upkeep
 
@@ -503,13 +502,21 @@ class Store(Reading):
     def _writing(self, *, readable: bool = True) -> Iterator[Meta]:
         """The one place where something is written: alone, durably, in a memory that is still the one opened.
 
-        What waits is taken along, and counts are kept, unless the events need not be *readable*.
+        What waits is taken along, counts are kept, and what a process that died has left half-way is brought up to
+        date, unless the tables need not be *readable*.
         """
         if not self._turn.acquire(timeout=self._lock_timeout):
             raise self._busy()
         try:
-            with explained(self.directory), self._locked(), self._tally.kept() if readable else nullcontext():
+            with (
+                explained(self.directory),
+                self._locked(),
+                self._marked(keep=not readable) as left,
+                self._tally.kept() if readable else nullcontext(),
+            ):
                 meta = self._meta()
+                if left and readable:
+                    self._bring_up()
                 waiting = self._take_in_waiting() if readable else ()
                 yield meta
                 self._tables.settle()
@@ -519,6 +526,29 @@ class Store(Reading):
             raise
         finally:
             self._turn.release()
+
+    @contextmanager
+    def _marked(self, *, keep: bool) -> Iterator[bool]:
+        """Leave a mark on the disk while something is being written; gives whether somebody has died and left his.
+
+        Only then is everything to be looked at for what is behind. *keep* his: nobody looks now.
+        """
+        left = self._mark.exists()
+        if not left:
+            self._mark.touch()
+            sync_folder(self.directory)
+        try:
+            yield left
+        except BaseException:
+            if not left and not self._tables.has_unsettled():
+                self._mark.unlink(missing_ok=True)
+            raise
+        if not (left and keep):
+            self._mark.unlink(missing_ok=True)
+
+    def _was_left(self) -> bool:
+        """Whether somebody is writing now, or has died while he was."""
+        return self._mark.exists()
 
     def _take_in_waiting(self) -> Collection[str]:
         """Write the events that wait; their files may go once that is on the disk."""

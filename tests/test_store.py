@@ -244,6 +244,7 @@ def die_after(store: Store, commit: Commit, table: str) -> None:
         store._tables.delete("events", "kind = 'recorded'")
     if table == "procedure_versions":
         store._tables.add("procedure_versions", [version_row(p, commit.op_id) for p in commit.procedures])
+    (store.directory / "writing").touch()
 
 
 def test_a_memory_that_is_behind_and_cannot_be_written_is_read_as_it_is(
