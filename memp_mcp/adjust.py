@@ -172,7 +172,7 @@ def revise(
 
     """
     procedure = used.procedure
-    edits = correction.edits or _placed(correction.plain, procedure, failure)
+    edits = correction.edits or _placed(correction.plain, used, failure)
     script = apply_edits(procedure.script, edits, procedure.id)
     if procedure.script and not script:
         raise BadInput(
@@ -187,7 +187,7 @@ def revise(
             "Read its history with get_procedure and correct something else."
         )
     known = tuple(p for p in procedure.pitfalls if not _explains(failure, p))
-    texts = _remarks(diagnosis, correction, [e.text for e in edits])
+    texts = _remarks(diagnosis, correction, [e.text for e in edits] or correction.plain)
     pitfalls = revisions.with_pitfalls(known, [_pitfall(t, failure, tentative=True) for t in texts])
     updates: dict[str, Any] = {"script": script, "pitfalls": pitfalls, "author": author}
     if correction.when_not_to_use:
@@ -226,17 +226,21 @@ def _pitfall(text: str, failure: Failure, *, tentative: bool) -> Pitfall:
     )
 
 
-def _placed(plain: Sequence[str], procedure: Procedure, failure: Failure) -> tuple[Edit, ...]:
+def _placed(plain: Sequence[str], used: Used, failure: Failure) -> tuple[Edit, ...]:
     """Plain lines go where the failure was: the first replaces the failed step, the others follow it.
 
     Without such a step they are appended: a rewrite of a step that had nothing to do with the failure would do harm.
+    To a procedure that nobody says was followed they do not belong at all, and are kept as advice.
     """
     if not plain:
         return ()
+    script = used.procedure.script
     failed = [f.action for f in failure.failed_steps] or [failure.error]
-    place = next((n for action in reversed(failed) if (n := revisions.step_for(procedure.script, action))), None)
+    place = next((n for action in reversed(failed) if (n := revisions.step_for(script, action))), None)
+    if place is None and used.assumed and script:
+        return ()
     if place is None:
-        place = procedure.script[-1].name if procedure.script else "s0"
+        place = script[-1].name if script else "s0"
         return tuple(Edit(op="insert_after", step=place, text=t) for t in plain)
     first, *others = plain
     replaced = Edit(op="replace", step=place, text=first)

@@ -204,7 +204,7 @@ class Memory:
             error=seen,
             policy="hybrid" if found == "lexical" else found,
             floor=self._floor(embedder) if embedder else None,
-            counts=_since_changed((c.procedure for c in candidates), self.store.settled_counts),
+            counts=self._outcomes(c.procedure for c in candidates),
             project=scope,
             limit=limit,
         )
@@ -267,6 +267,10 @@ class Memory:
 
     def _scope(self, project: str | None) -> str:
         return self.settings.project if project is None else project
+
+    def _outcomes(self, procedures: Iterable[Procedure]) -> dict[str, Counts] | None:
+        """What came of them; vanilla, the paper's baseline, takes no notice of that."""
+        return None if self.settings.update == "vanilla" else _since_changed(procedures, self.store.settled_counts)
 
     def _chosen(self, matches: Sequence[Match], error: str) -> _Chosen:
         """Whether what was found is shown: all of it, but for the share that MEMP_HOLDOUT withholds at random.

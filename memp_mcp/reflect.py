@@ -160,11 +160,12 @@ class Reflector:
     def _concerned(
         self, failure: adjust.Failure, recall_id: str, used: Sequence[str], project: str, *, withheld: bool
     ) -> list[update.Used]:
-        """The procedures that were used; else the recall's first; else the one for this very task, if any."""
+        """The procedures that were used; else the recall's first; else the one for this very task, if any: a guess."""
         ids = list(used or (failure.trajectory.used if failure.trajectory else ()))
         if not ids and recall_id:
             ids = [p.id for p in lookup.recalled(self._store, recall_id)[:1]]
-        if not ids and not withheld:
+        guessed = not ids and not withheld
+        if guessed:
             form = keys.same_task_form(failure.task)
             near = self._store.lexical(failure.task[:500], projects={project}, limit=8)
             ids = [p.id for p, _ in near if form in {keys.same_task_form(t) for t in p.tasks}][:1]
@@ -174,7 +175,7 @@ class Reflector:
                 f"{', '.join(away)} belongs to another project than {project!r}, and a correction would carry over "
                 "what failed here. Record how it goes here: a success makes a procedure of this project."
             )
-        return [lookup.used(self._store, p) for p in known]
+        return [lookup.used(self._store, p)._replace(assumed=guessed) for p in known]
 
     # -- who explains it -------------------------------------------------------------------------------------
 

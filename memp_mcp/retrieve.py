@@ -93,7 +93,7 @@ def rank(
     error: str = "",
     policy: RetrievePolicy,
     floor: float | None,
-    counts: Mapping[str, Counts],
+    counts: Mapping[str, Counts] | None,
     project: str = "",
     limit: int = 3,
 ) -> list[Match]:
@@ -105,7 +105,7 @@ def rank(
         error: The error in the middle of it, if that is what help is sought for.
         policy: How to rank; random keeps the order of the candidates and knows no floor.
         floor: Cosine below which a procedure is not relevant; None where there are no vectors to compare.
-        counts: Verified outcomes by procedure id.
+        counts: Verified outcomes by procedure id; None: no notice is taken of outcomes, as under *vanilla*.
         project: The caller's own project: its procedures go first among equals.
         limit: How many to return at most.
 
@@ -116,8 +116,9 @@ def rank(
     scores = _scores(relevant, policy, task=task, error=error)
     for index, candidate in enumerate(relevant):
         if policy == "hybrid":
-            scores[index] += UTILITY_WEIGHT * (counts.get(candidate.procedure.id, Counts()).utility - 0.5)
-            scores[index] -= put_back(candidate.procedure)
+            scores[index] -= HAZARDOUS if _is_hazardous(candidate.procedure) else 0.0
+        if policy == "hybrid" and counts is not None:
+            scores[index] += _standing(candidate.procedure, counts)
         if project and candidate.procedure.project == project:
             scores[index] += 1e-3
     order = sorted(range(len(relevant)), key=lambda i: (-round(scores[i], 6), _among_equals(relevant[i].procedure)))
@@ -130,15 +131,16 @@ def rank(
     return [_match(relevant[i], scores[i], counts, _why(relevant[i])) for i in order[:limit]]
 
 
-def put_back(procedure: Procedure) -> float:
-    """What a procedure loses for what nobody has confirmed of it."""
-    doubted = 0.0 if procedure.verified else UNPROVEN
-    if procedure.status == "provisional" and _is_hazardous(procedure):
-        doubted += HAZARDOUS
-    return doubted
+def _standing(procedure: Procedure, counts: Mapping[str, Counts]) -> float:
+    """What a procedure gains by what came of it, or loses."""
+    worked = UTILITY_WEIGHT * (counts.get(procedure.id, Counts()).utility - 0.5)
+    return worked if procedure.verified else worked - UNPROVEN
 
 
 def _is_hazardous(procedure: Procedure) -> bool:
+    """Whether it does something dangerous that nobody has confirmed."""
+    if procedure.status != "provisional":
+        return False
     texts = (*(s.text for s in procedure.script), *(s.action for s in procedure.exemplar), procedure.check)
     return any(hazards.hazards(text) for text in texts)
 
@@ -286,12 +288,12 @@ def scaled(values: Sequence[float | None]) -> list[float]:
     return [0.0 if v is None else (v - low) / (high - low) for v in values]
 
 
-def _match(candidate: Candidate, score: float, counts: Mapping[str, Counts], why: str) -> Match:
+def _match(candidate: Candidate, score: float, counts: Mapping[str, Counts] | None, why: str) -> Match:
     return Match(
         procedure=candidate.procedure,
         score=round(score, 4),
         relevance=round(candidate.dense or 0.0, 3),
-        counts=counts.get(candidate.procedure.id, Counts()),
+        counts=(counts or {}).get(candidate.procedure.id, Counts()),
         why=why,
     )
 

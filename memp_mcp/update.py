@@ -1,8 +1,9 @@
 """Update: one episode becomes changes of the memory (Memp §3.3, eq. 7). Pure decisions; nothing here touches the disk.
 
-Three policies: **vanilla** adds every trajectory, **validation** only successes, **adjustment** adds successes and
-revises what failed. A revision is a small delta on named steps with counts of its own; when it does worse than its
-parent it is rolled back, and what keeps failing is retired (Memp's code: hits >= 3 and successes / hits < 0.5).
+Three policies: **vanilla** adds every trajectory and takes no notice of how it went, **validation** adds successes
+only, **adjustment** adds successes and revises what failed. A revision is a small delta on named steps with counts of
+its own; when it does worse than its parent it is rolled back, and what keeps failing is retired (Memp's code: hits >= 3
+and successes / hits < 0.5).
 """
 
 from __future__ import annotations
@@ -46,8 +47,9 @@ class Used(NamedTuple):
     """A procedure that was followed: as it is now, what its counts were before, and its last other script, if any.
 
     ``superseded`` means that somebody revised the script after it had been recalled: the use counts for the script
-    that was followed, and says nothing about the current one. ``assumed`` means that the caller did not name it: it was
-    the first of the recall, which is enough to count the use, and not to trust the procedure for it.
+    that was followed, and says nothing about the current one. ``assumed`` means that the caller did not name it. Being
+    the first of the recall is enough to count the use, and not to trust the procedure for it; being for the very same
+    task is enough to warn of a failure, and not to change what nobody has followed.
     """
 
     procedure: Procedure
@@ -99,7 +101,7 @@ def decide(
         changes = [c for c in changes if c.kind == "promote"]
     if draft is not None:
         touched = {c.procedure.id: c.procedure for c in changes}
-        changes.append(_learn(draft, episode, touched, add_always=policy == "vanilla"))
+        changes.append(_learn(draft, episode, touched, policy))
     return changes
 
 
@@ -211,13 +213,13 @@ def spoilt_by_surroundings(trajectory: Trajectory) -> bool:
 # -- success: add or merge ----------------------------------------------------------------------------------
 
 
-def _learn(draft: Procedure, episode: Episode, touched: dict[str, Procedure], *, add_always: bool) -> Change:
-    twin = None if add_always else find_twin(draft, episode)
+def _learn(draft: Procedure, episode: Episode, touched: dict[str, Procedure], policy: UpdatePolicy) -> Change:
+    twin = None if policy == "vanilla" else find_twin(draft, episode)
     twin = touched.get(twin.id, twin) if twin else None
     if twin is None or twin.status == "retired":  # by this very episode: what worked must not go down with it
         reason = f"no procedure for this task yet; built from {draft.evidence[-1]}"
         return Change(kind="add", procedure=draft.model_copy(update={"reason": reason}), reason=reason)
-    return _merge(twin, draft, episode.trajectory)
+    return _merge(twin, draft, episode.trajectory, mends=policy == "adjustment")
 
 
 def find_twin(draft: Procedure, episode: Episode) -> Procedure | None:
@@ -294,7 +296,7 @@ def script_similarity(one: Procedure, other: Procedure) -> float:
     return difflib.SequenceMatcher(None, left, right, autojunk=False).ratio() if left and right else 0.0
 
 
-def _merge(twin: Procedure, draft: Procedure, trajectory: Trajectory) -> Change:
+def _merge(twin: Procedure, draft: Procedure, trajectory: Trajectory, *, mends: bool) -> Change:
     updates: dict[str, Any] = {}
     if len(twin.tasks) < MAX_TASKS and not {keys.same_task_form(t) for t in draft.tasks} <= _forms(twin):
         updates["tasks"] = (*twin.tasks, *draft.tasks)
@@ -307,7 +309,7 @@ def _merge(twin: Procedure, draft: Procedure, trajectory: Trajectory) -> Change:
     if is_verified(trajectory):
         updates |= confirmed(twin, trajectory, recalled=False)
     script = twin.script or draft.script
-    repaired = repair(script, trajectory, draft)
+    repaired = repair(script, trajectory, draft) if mends else script
     if repaired != twin.script:  # this run is the first that did it so
         updates |= {"script": repaired, "status": "provisional"}
         updates["slots"] = (*twin.slots, *(s for s in draft.slots if s.name not in {t.name for t in twin.slots}))

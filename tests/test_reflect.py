@@ -353,3 +353,28 @@ def test_what_cannot_be_used_is_refused_and_nothing_is_stored(
 
     assert shipped.store.size().rows == before
     assert script(shipped) == ["release build", "release check", "release publish"]
+
+
+# -- a guess
+
+
+def test_a_procedure_that_nobody_says_was_followed_keeps_its_steps_and_is_told_the_advice(shipped: Memory) -> None:
+    failed = shipped.record(lost(SHIP.task, ("kubectl apply -f shop.yaml", "error: unable to connect")))
+    before = script(shipped)
+
+    told = shipped.reflect(
+        Report(trajectory_id=failed.trajectory_id, error="nothing was shipped", correction="release login")
+    )
+
+    assert [p.id for p in told.concerned] == [only(shipped).id]
+    assert script(shipped) == before
+    assert only(shipped).status == "provisional"
+    assert [p.text for p in only(shipped).pitfalls] == ["Do this instead: release login"]
+
+
+def test_a_step_that_failed_is_mended_where_the_same_task_has_it_even_by_a_guess(shipped: Memory) -> None:
+    failed = shipped.record(lost(SHIP.task, "release build", ("release check", "error: no such command")))
+
+    shipped.reflect(Report(trajectory_id=failed.trajectory_id, correction="release verify"))
+
+    assert script(shipped) == ["release build", "release verify", "release publish"]

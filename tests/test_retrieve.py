@@ -9,7 +9,7 @@ from builders import procedure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memp_mcp.models import Counts, Pitfall, RetrievePolicy, Source, Step
+from memp_mcp.models import Counts, Pitfall, Procedure, RetrievePolicy, Source, Step
 from memp_mcp.retrieve import Candidate, gather, is_relevant, likeness, rank, scaled, trust_in_words
 
 BAKE = procedure("bake bread", ["heat the oven"])
@@ -161,6 +161,20 @@ def test_what_has_worked_goes_before_what_is_a_little_nearer_and_not_before_what
 
     assert first(near) == near
     assert first(far) == nearest
+
+
+def test_a_memory_that_takes_no_notice_of_outcomes_goes_by_the_fit_alone() -> None:
+    """The update policy vanilla is the paper's baseline: what failed stands beside what worked."""
+    failed, worked = Candidate(procedure("bake bread"), dense=0.9), Candidate(procedure("bake bread"), dense=0.88)
+    proven = {worked.procedure.id: Counts(uses=9, verified=9, successes=9)}
+
+    def first(counts: dict[str, Counts] | None) -> Procedure:
+        candidates = [failed, worked, Candidate(BREW, dense=0.1)]
+        found = rank(candidates, task="bake bread", policy="hybrid", floor=0.05, counts=counts)
+        return found[0].procedure
+
+    assert first(proven) == worked.procedure
+    assert first(None) == failed.procedure
 
 
 @pytest.mark.parametrize("policy", ["query", "avefact"])

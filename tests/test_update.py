@@ -122,20 +122,28 @@ def test_a_success_gives_a_lesson_its_script_which_is_verified_once() -> None:
     assert [p.text for p in change.procedure.pitfalls] == ["out is missing"]
 
 
-def test_a_run_that_mended_a_remembered_step_repairs_the_script_with_no_llm() -> None:
-    known = procedure("place the mug", ["go to shelf", "put {mug} in cabinet"])
-    told = won(
-        "place the mug",
-        ("go to shelf 1", "here"),
-        ("put mug 1 in cabinet 2", "Nothing happens."),
-        ("move mug 1 to cabinet 2", "You move it."),
-    )
+MUG = procedure("place the mug", ["go to shelf", "put {mug} in cabinet"])
+MENDED = won(
+    "place the mug",
+    ("go to shelf 1", "here"),
+    ("put mug 1 in cabinet 2", "Nothing happens."),
+    ("move mug 1 to cabinet 2", "You move it."),
+)
 
-    [change] = learn(told, near=(known,))
+
+def test_a_run_that_mended_a_remembered_step_repairs_the_script_with_no_llm() -> None:
+    [change] = learn(MENDED, near=(MUG,))
 
     assert change.kind == "revise"
     assert [(s.name, s.text.split()[0]) for s in change.procedure.script] == [("s1", "go"), ("s2", "move")]
     assert change.procedure.counted_from == change.procedure.revision == 2
+
+
+def test_what_only_keeps_successes_corrects_nothing() -> None:
+    [change] = learn(MENDED, near=(MUG,), policy="validation")
+
+    assert change.kind == "merge"
+    assert change.procedure.script == MUG.script
 
 
 # -- health
