@@ -25,7 +25,15 @@ BIN = 20
 
 def alfworld_arms(results: Mapping[str, Any]) -> Figure:
     """Games won within 30 steps, by arm, with Wilson intervals."""
-    shown = ["no memory", "random trajectory", "ExpRAG", "raw BM25", "server, k=1", "server, k=3", "server, k=5"]
+    shown = [
+        "no memory",
+        "random trajectory, seed 0",
+        "ExpRAG, k=3",
+        "raw BM25, k=3",
+        "server, k=1",
+        "server, k=3",
+        "server, k=5",
+    ]
     rows = results["rows"]
     found = [rate(sum(r["won"] and r["steps"] <= 30 for r in rows[arm]), len(rows[arm])) for arm in shown]
     figure, axes = _sheet(5.6, 2.9)
@@ -45,12 +53,15 @@ def alfworld_arms(results: Mapping[str, Any]) -> Figure:
 def alfworld_streams(results: Mapping[str, Any]) -> Figure:
     """Steps a game while the memory learns from nothing, by update policy: means over consecutive games."""
     figure, axes = _sheet(5.6, 2.9)
-    for policy, orders in results["stream rows"].items():
+    of_budget = results["stream rows"]["50"]
+    alone = np.mean([r["steps"] if r["won"] else 50 for r in of_budget["no memory"][0]])
+    for policy, orders in of_budget.items():
+        if policy not in COLOURS:
+            continue
         steps = np.array([[r["steps"] if r["won"] else 50 for r in rows] for rows in orders], dtype=float)
         bins = [steps[:, i : i + BIN].mean() for i in range(0, steps.shape[1] - BIN + 1, BIN)]
         middles = [i + BIN / 2 for i in range(0, steps.shape[1] - BIN + 1, BIN)]
         axes.plot(middles, bins, "o-", color=COLOURS[policy], ms=4, lw=1.8, label=policy)
-    alone = np.mean([r["steps"] if r["won"] else 50 for r in results["rows"]["no memory"]])
     axes.axhline(float(alone), color="#333", lw=1, ls=":", label="no memory (mean)")
     axes.set_xlabel(f"games played, {len(orders)} orders, from an empty memory")
     axes.set_ylabel("steps a game (lost: 50)")

@@ -114,6 +114,13 @@ def test_recalled_things_stand_for_those_of_the_task_in_their_order() -> None:
         ("put", ("mug", "cabinet")),
     ]
     assert plan.places[0] == ("fridge",)
+    assert plan.source == 0
+
+
+def test_it_follows_the_first_that_can_be_aligned_and_says_which() -> None:
+    elsewhere = Told("sweep the floor of the long hall", ("sweep floor",))
+
+    assert played(elsewhere, HEATED, where="fridge 1").follows == 1
 
 
 def test_what_speaks_of_more_things_than_the_task_is_not_followed() -> None:
@@ -125,7 +132,7 @@ def test_without_memory_it_searches_the_room_in_its_order_and_tries_every_place_
 
     assert game.won
     assert [c for c, _ in game.steps][:3] == ["go to cabinet 1", "go to countertop 1", "take mug 1 from countertop 1"]
-    assert not game.followed
+    assert game.follows is None
 
 
 def test_with_a_procedure_it_goes_where_that_says_and_takes_the_verb_that_is_admissible() -> None:

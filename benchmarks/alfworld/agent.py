@@ -77,6 +77,8 @@ class Plan(NamedTuple):
     milestones: tuple[Milestone, ...]
     places: tuple[tuple[str, ...], ...]
     last: frozenset[tuple[str, str]] = frozenset()
+    source: int | None = None
+    """Which of what was recalled it follows; None: it is the agent's own."""
 
 
 # -- reading --------------------------------------------------------------------------------------------------
@@ -119,13 +121,14 @@ def own_plan(task: str) -> Plan:
 
 def recalled_plan(task: str, told: Sequence[Told]) -> Plan | None:
     """The first of what was recalled that can be aligned with the task; the others add places to search."""
-    aligned = [lines for t in told if (lines := _aligned(task, t))]
+    numbered = [(i, lines) for i, t in enumerate(told) if (lines := _aligned(task, t))]
+    aligned = [lines for _, lines in numbered]
     deeds = [m for m in aligned[0] if m.verb not in MOVES | LOOKS] if aligned else []
     if not deeds:
         return None
     anywhere = tuple(m._replace(things=(*m.things[:1], ANY)) if m.verb == "take" else m for m in deeds)
     in_vain = frozenset(_in_vain(told, things_of(task)[0]))
-    return Plan(anywhere, tuple(_places(m, aligned) for m in deeds), in_vain)
+    return Plan(anywhere, tuple(_places(m, aligned) for m in deeds), in_vain, numbered[0][0])
 
 
 def _aligned(task: str, told: Told) -> list[Milestone]:
@@ -183,7 +186,7 @@ class Agent:
 
     def __init__(self, task: str, told: Sequence[Told] = (), *, literal: bool = False) -> None:
         plan = recalled_plan(task, told)
-        self.followed = plan is not None
+        self.follows = plan.source if plan else None
         self._done = 0
         self._recalled = len(plan.milestones) if plan else 0
         self.wasted = 0
@@ -331,8 +334,8 @@ class Played(NamedTuple):
     won: bool
     steps: tuple[tuple[str, str], ...]
     wasted: int
-    followed: bool
-    """Whether what was recalled could be aligned with the task."""
+    follows: int | None
+    """Which of what was recalled was followed, the first that could be aligned with the task; None: none could."""
     carried_out: bool
     """Whether it was followed to its end, or as far as it took to win."""
     known: tuple[str, ...]
@@ -356,4 +359,4 @@ def play(game: Game, agent: Agent, *, budget: int) -> Played:
     ended = f"could not {stuck.verb} {stuck.things[0]}: not in {', '.join(agent.searched)}" if stuck else ""
     found = itertools.takewhile(lambda m: m.verb not in {"put", "move"}, agent.deeds)
     known = tuple(dict.fromkeys(m.wording.format(*m.things) for m in found))
-    return Played(sight.won, tuple(steps), agent.wasted, agent.followed, agent.carried_out(won=sight.won), known, ended)
+    return Played(sight.won, tuple(steps), agent.wasted, agent.follows, agent.carried_out(won=sight.won), known, ended)

@@ -63,27 +63,31 @@ def at_random(runs: Sequence[Trajectory], *, seed: int) -> Recall:
     return lambda _: raw([chance.choice(runs)])
 
 
-def by_bm25(runs: Sequence[Trajectory]) -> Recall:
-    """The run whose task has the most telling words in common."""
+def by_bm25(runs: Sequence[Trajectory], *, limit: int) -> Recall:
+    """The runs whose tasks have the most telling words in common."""
     index = bm25s.BM25()
     index.index([_words(t.task) for t in runs], show_progress=False)
-    return lambda task: raw([runs[int(np.argmax(index.get_scores(_words(task))))]])
+    return lambda task: raw(_best(runs, index.get_scores(_words(task)), limit))
 
 
-def by_embedding(runs: Sequence[Trajectory]) -> Recall:
-    """ExpRAG: the run whose task is nearest, by the server's own embedder."""
+def by_embedding(runs: Sequence[Trajectory], *, limit: int) -> Recall:
+    """ExpRAG: the runs whose tasks are nearest, by the server's own embedder."""
     embedder = load(DEFAULT_EMBEDDER)
     tasks = embedder.embed([t.task for t in runs])
-    return lambda task: raw([runs[int(np.argmax(tasks @ embedder.embed([task])[0]))]])
+    return lambda task: raw(_best(runs, tasks @ embedder.embed([task])[0], limit))
 
 
-def by_oracle(runs: Sequence[Trajectory]) -> Recall:
-    """A ceiling: the shortest successful run of the same type, with as many of the same things as there are."""
+def _best(runs: Sequence[Trajectory], scores: Any, limit: int) -> list[Trajectory]:
+    return [runs[i] for i in np.argsort(-scores, kind="stable")[:limit]]
+
+
+def by_oracle(runs: Sequence[Trajectory], *, limit: int) -> Recall:
+    """A ceiling: the shortest successful runs of the same type, with as many of the same things as there are."""
     won = sorted((t for t in runs if t.succeeded), key=lambda t: len(t.steps))
 
     def recall(task: str) -> Recalled:
         same = [t for t in won if type_of(t.task) == type_of(task)]
-        return raw(sorted(same, key=lambda t: -len(set(things_of(t.task)) & set(things_of(task))))[:1])
+        return raw(sorted(same, key=lambda t: -len(set(things_of(t.task)) & set(things_of(task))))[:limit])
 
     return recall
 

@@ -7,7 +7,8 @@ Cold start: the server imports the 336 runs of GPT-4 (AgentInstruct) and the 1,0
 lost ones) and is then only asked. Streams: it starts from nothing, and each game is recalled for, played, recorded and,
 where lost, reflected on before the next. Drift: what was learnt in the old grammar (``put X in/on Y``) meets the games'
 (``move X to Y``). Games whose room and task both occur in an imported run are left out. A game that is not won within
-the budget costs the budget; one play of 50 steps gives the figures for 30 and 50.
+the budget costs the budget. One play of 50 steps gives the figures for 30 and 50, except in the streams, where what is
+remembered depends on the budget: they are played once for each.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.stats import binomtest
 
-from benchmarks.alfworld.agent import Agent, Told, play
+from benchmarks.alfworld.agent import Agent, Played, Told, play
 from benchmarks.alfworld.games import Entry, Games
 from benchmarks.alfworld.memories import (
     AGENTINSTRUCT,
@@ -50,6 +51,8 @@ BUDGETS = (30, 50)
 SEEDS = (0, 1, 2)
 RESAMPLES = 10_000
 GAMES = DATA / "alfworld" / "games.jsonl.xz"
+POLICIES = ("vanilla", "validation", "adjustment")
+NONE = "no memory"
 SERVER = "server, k=3"
 """The arm with the server's defaults, which the others are compared with."""
 
@@ -137,13 +140,16 @@ def _raw_arms() -> dict[str, Recall]:
     runs = trajectories(AGENTINSTRUCT, *KNOWAGENT)
     won = [t for t in runs if t.succeeded]
     return {
-        "no memory": nothing,
-        "random trajectory": at_random(runs, seed=0),
-        "raw BM25": by_bm25(runs),
-        "raw BM25, successes only": by_bm25(won),
-        "ExpRAG": by_embedding(runs),
-        "ExpRAG, successes only": by_embedding(won),
-        "oracle of the same type": by_oracle(runs),
+        NONE: nothing,
+        **{f"random trajectory, seed {seed}": at_random(runs, seed=seed) for seed in SEEDS},
+        **{
+            f"{name}{told}, k={k}": by(of, limit=k)
+            for name, by in (("raw BM25", by_bm25), ("ExpRAG", by_embedding))
+            for told, of in (("", runs), (", successes only", won))
+            for k in (1, 3)
+        },
+        "oracle of the same type, k=1": by_oracle(runs, limit=1),
+        "oracle of the same type, k=3": by_oracle(runs, limit=3),
     }
 
 
@@ -190,43 +196,59 @@ def _play_arms(job: tuple[Entry, Mapping[str, Recalled], Path, bool]) -> dict[st
     rows = {}
     for arm, recalled in told.items():
         played = play(game, Agent(entry.task, recalled.told, literal=literal), budget=BUDGET)
-        rows[arm] = Row(entry.name, played.won, len(played.steps), played.wasted, recalled.tokens, played.followed)
+        rows[arm] = _row(entry, played, recalled)
     game.save()
     return rows
+
+
+def _row(entry: Entry, played: Played, recalled: Recalled) -> Row:
+    followed = played.follows is not None
+    return Row(entry.name, played.won, len(played.steps), played.wasted, recalled.tokens, followed)
 
 
 # -- streams --------------------------------------------------------------------------------------------------
 
 
+Streams = dict[str, list[list[Row]]]
+"""By update policy, for each order of the games the rows in the order of play."""
+
+
 def streams(
-    entries: Sequence[Entry], homes: Path, cache: Path, seeds: Sequence[int] = SEEDS
-) -> dict[str, list[list[Row]]]:
-    """One memory from nothing for each update policy and order of the games; the rows in the order of play."""
-    policies = ("vanilla", "validation", "adjustment")
-    jobs = [(policy, seed, entries, homes, cache) for seed in seeds for policy in policies]
-    found: dict[str, list[list[Row]]] = {policy: [] for policy in policies}
+    entries: Sequence[Entry], homes: Path, cache: Path, *, budget: int, seeds: Sequence[int] = SEEDS
+) -> Streams:
+    """One memory from nothing for each update policy and order of the games, and the agent without any."""
+    jobs = [(policy, seed, entries, homes, cache, budget) for seed in seeds for policy in POLICIES]
+    found: Streams = {policy: [] for policy in POLICIES}
+    alone = _played([(e, {NONE: Recalled()}, cache, False) for e in entries])[NONE]
     with ProcessPoolExecutor() as pool:
         for (policy, *_), rows in zip(jobs, pool.map(_stream, jobs), strict=True):
             found[policy].append(rows)
-    return found
+    return {NONE: [[alone[i] for i in _order(len(entries), seed)] for seed in seeds], **found}
 
 
-def _stream(job: tuple[str, int, Sequence[Entry], Path, Path]) -> list[Row]:
-    policy, seed, entries, homes, cache = job
-    order = [entries[i] for i in np.random.default_rng(seed).permutation(len(entries))]
-    server = Server(homes / f"stream-{policy}-{seed}", MEMP_UPDATE=policy)
-    rows = [_learn(server, e, cache, literal=False, reflects=policy == "adjustment") for e in order]
+def _order(games: int, seed: int) -> list[int]:
+    return [int(i) for i in np.random.default_rng(seed).permutation(games)]
+
+
+def _stream(job: tuple[str, int, Sequence[Entry], Path, Path, int]) -> list[Row]:
+    policy, seed, entries, homes, cache, budget = job
+    server = Server(homes / f"stream-{policy}-{seed}-{budget}", MEMP_UPDATE=policy)
+    reflects = policy == "adjustment"
+    rows = [
+        _learn(server, entries[i], cache, literal=False, reflects=reflects, budget=budget)
+        for i in _order(len(entries), seed)
+    ]
     server.close()
     return rows
 
 
-def _learn(server: Server, entry: Entry, cache: Path, *, literal: bool, reflects: bool) -> Row:
+def _learn(server: Server, entry: Entry, cache: Path, *, literal: bool, reflects: bool, budget: int = BUDGET) -> Row:
     """Recall, play, record with the game's own verdict, and reflect on a loss."""
     recalled, answer = server.asked(entry.task)
     game = _games(cache).game(entry)
-    played = play(game, Agent(entry.task, recalled.told, literal=literal), budget=BUDGET)
+    played = play(game, Agent(entry.task, recalled.told, literal=literal), budget=budget)
     game.save()
-    used = [p["id"] for p in answer.get("procedures", ())][:1] if played.carried_out else []
+    used = [answer["procedures"][played.follows]["id"]] if played.carried_out and played.follows is not None else []
     recorded = server.call(
         "record_trajectory",
         task=entry.task,
@@ -239,11 +261,11 @@ def _learn(server: Server, entry: Entry, cache: Path, *, literal: bool, reflects
         server.call(
             "reflect_failure",
             trajectory_id=recorded["trajectory_id"],
-            error=f"not done within {BUDGET} steps",
+            error=f"not done within {budget} steps",
             diagnosis=played.stuck,
             correction="" if used else "\n".join(played.known[:5]),
         )
-    return Row(entry.name, played.won, len(played.steps), played.wasted, recalled.tokens, played.followed)
+    return _row(entry, played, recalled)
 
 
 # -- drift ----------------------------------------------------------------------------------------------------
@@ -295,7 +317,7 @@ def _mean(values: Iterable[float]) -> float:
 
 def figures(arms: Arms) -> list[dict[str, Any]]:
     """One line an arm: success and steps at both budgets, tokens, and what the memory cost in games."""
-    return [_figure(name, rows, arms["no memory"]) for name, rows in arms.items()]
+    return [_figure(name, rows, arms[NONE]) for name, rows in arms.items()]
 
 
 def _figure(name: str, rows: Sequence[Row], without: Sequence[Row]) -> dict[str, Any]:
@@ -310,14 +332,13 @@ def _figure(name: str, rows: Sequence[Row], without: Sequence[Row]) -> dict[str,
     return line
 
 
-def compared(arms: Arms, other: str, budget: int, mine: str = SERVER) -> dict[str, Any]:
-    """The server against another arm, game by game: exact McNemar test and bootstrap intervals of the differences."""
-    pairs = [(a.within(budget), b.within(budget)) for a, b in zip(arms[mine], arms[other], strict=True)]
+def compared(mine: Sequence[Row], others: Sequence[Row], budget: int) -> dict[str, Any]:
+    """One arm against another, game by game: exact McNemar test and bootstrap intervals of the differences."""
+    pairs = [(a.within(budget), b.within(budget)) for a, b in zip(mine, others, strict=True)]
     gained, lost = sum(a and not b for (a, _), (b, _) in pairs), sum(b and not a for (a, _), (b, _) in pairs)
     won = np.array([float(a) - float(b) for (a, _), (b, _) in pairs])
     steps = np.array([float(a) - float(b) for (_, a), (_, b) in pairs])
     return {
-        "against": other,
         "budget": budget,
         "won more": round(float(won.mean()), 3),
         "95 %": _interval(won),
@@ -326,6 +347,10 @@ def compared(arms: Arms, other: str, budget: int, mine: str = SERVER) -> dict[st
         "steps fewer": round(-float(steps.mean()), 1),
         "95 % of steps": _interval(-steps, digits=1),
     }
+
+
+def _all_compared(arms: Arms, mine: str, others: Sequence[str]) -> list[dict[str, Any]]:
+    return [{"against": other, **compared(arms[mine], arms[other], budget)} for other in others for budget in BUDGETS]
 
 
 def _interval(values: np.ndarray[Any, np.dtype[np.float64]], digits: int = 3) -> str:
@@ -348,18 +373,36 @@ def by_type(arms: Arms, entries: Sequence[Entry], names: Sequence[str]) -> list[
     return table
 
 
-def of_streams(found: Mapping[str, Sequence[Sequence[Row]]]) -> list[dict[str, Any]]:
-    """One line a policy: all games of all orders, and their last third."""
+def of_streams(found: Mapping[int, Streams]) -> list[dict[str, Any]]:
+    """One line a policy: all games of all orders, their last third, and what it cost in games, by budget."""
     table = []
-    for policy, orders in found.items():
+    for policy in next(iter(found.values())):
         line: dict[str, Any] = {"update": policy}
         for part, cut in (("all games", 0), ("last third", 2)):
-            rows = [r for rows in orders for r in rows[cut * len(rows) // 3 :]]
-            for budget in BUDGETS:
+            for budget, of_budget in found.items():
+                rows = [r for order in of_budget[policy] for r in order[cut * len(order) // 3 :]]
                 line[f"{part}: won in {budget}"] = _mean(r.within(budget)[0] for r in rows)
                 line[f"{part}: steps of {budget}"] = round(float(np.mean([r.within(budget)[1] for r in rows])), 1)
+        without, rows = (_in_a_row(found[BUDGET][name]) for name in (NONE, policy))
+        line["lost by it"] = _mean(
+            a.within(BUDGET)[0] and not b.within(BUDGET)[0] for a, b in zip(without, rows, strict=True)
+        )
         table.append(line)
     return table
+
+
+def policies_compared(found: Mapping[int, Streams]) -> list[dict[str, Any]]:
+    """The update policies against each other; a game occurs in each order, so that p is somewhat too small."""
+    pairs = [("adjustment", "validation"), ("validation", "vanilla"), ("adjustment", "vanilla"), ("adjustment", NONE)]
+    return [
+        {"update": one, "against": other, **compared(_in_a_row(rows[one]), _in_a_row(rows[other]), budget)}
+        for one, other in pairs
+        for budget, rows in found.items()
+    ]
+
+
+def _in_a_row(orders: Sequence[Sequence[Row]]) -> list[Row]:
+    return [row for order in orders for row in order]
 
 
 # -- report ---------------------------------------------------------------------------------------------------
@@ -382,6 +425,7 @@ def main() -> None:
     kept = json.loads(options.out.read_text())["results"] if options.out.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         results = _run(options, Path(folder), options.cache or Path(folder) / "games")
+    results["commands"] = kept.get("commands", {}) | dict.fromkeys(options.parts, command)
     packages = ["alfworld", "bm25s", "textworld", "fast-downward-textworld", "scipy"]
     write_results(options.out, command, options.seeds, kept | results, packages=packages)
 
@@ -394,12 +438,15 @@ def _run(options: argparse.Namespace, folder: Path, cache: Path) -> dict[str, An
         arms = cold_start(entries, folder, cache)
         results |= _reported(arms, entries)
     if "streams" in options.parts:
-        found = streams(games.split(options.split)[:: options.every], folder, cache, options.seeds)
-        results["streams"] = of_streams(found)
+        played = games.split(options.split)[:: options.every]
+        found = {b: streams(played, folder, cache, budget=b, seeds=options.seeds) for b in BUDGETS}
+        results |= {"streams": of_streams(found), "streams compared": policies_compared(found)}
         results["stream rows"] = {
-            policy: [[r._asdict() for r in o] for o in orders] for policy, orders in found.items()
+            budget: {policy: [[r._asdict() for r in o] for o in orders] for policy, orders in of_budget.items()}
+            for budget, of_budget in found.items()
         }
         print_table(results["streams"])
+        print_table(results["streams compared"])
     if "drift" in options.parts:
         others = without_leaks(games.split("valid_train" if options.split == "valid_seen" else "valid_seen"), games)
         results["drift"] = drift(entries, others[:: 2 * options.every], folder, cache)
@@ -409,28 +456,24 @@ def _run(options: argparse.Namespace, folder: Path, cache: Path) -> dict[str, An
 
 def _reported(arms: Arms, entries: Sequence[Entry]) -> dict[str, Any]:
     walkthrough = float(np.mean([len(e.walkthrough) for e in entries]))
-    others = [
-        "no memory",
-        "random trajectory",
-        "raw BM25",
-        "ExpRAG",
-        "raw BM25, successes only",
-        "ExpRAG, successes only",
-    ]
     told: dict[str, Any] = {
         "arms": figures(arms),
         "walkthrough": {"won": 1.0, "steps": round(walkthrough, 1)},
-        "compared": [compared(arms, other, budget) for other in others for budget in BUDGETS],
-        "compared at k=1": [compared(arms, other, budget, "server, k=1") for other in others for budget in BUDGETS],
-        "by type, won / steps in 30": by_type(
-            arms, entries, ["no memory", "raw BM25", "ExpRAG", "server, k=1", SERVER]
-        ),
+        "compared": _all_compared(arms, SERVER, _others(3)),
+        "compared at k=1": _all_compared(arms, "server, k=1", _others(1)),
+        "by type, won / steps in 30": by_type(arms, entries, [NONE, *_others(3)[2:4], "server, k=1", SERVER]),
         "rows": {arm: [r._asdict() for r in rows] for arm, rows in arms.items()},
     }
     for table in ("arms", "compared", "by type, won / steps in 30"):
         print_table(told[table])
     print(f"The games' own walkthroughs take {walkthrough:.1f} steps.")
     return told
+
+
+def _others(k: int) -> list[str]:
+    """What the server is compared with, where it tells *k* procedures: as many trajectories."""
+    raw = [f"{name}{told}, k={k}" for told in ("", ", successes only") for name in ("raw BM25", "ExpRAG")]
+    return [NONE, "random trajectory, seed 0", *raw]
 
 
 if __name__ == "__main__":
