@@ -250,6 +250,15 @@ class Procedure(Value):
         return self.status == "active" or any(s.judged_by for s in self.sources)
 
     @property
+    def is_vouched_for(self) -> bool:
+        """Whether anybody but its own source has confirmed it: another client, or a person."""
+        others = self.sources[1:]
+        known = self.sources[0].client if self.sources else ""
+        return self.status == "active" and (
+            not self.sources or any(s.client != known or s.judged_by == APPROVED for s in others)
+        )
+
+    @property
     def searched_text(self) -> str:
         """The words that a recall looks through: the title, the condition, the tasks and the key phrases."""
         parts = (self.title, self.when_to_use, *self.tasks, " ".join(self.keywords))

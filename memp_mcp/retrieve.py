@@ -40,12 +40,10 @@ UNPROVEN = 0.1
 One that was verified once goes by its fit alone, however provisional: in a young memory that is nearly every one.
 """
 HAZARDOUS = 2 * UNPROVEN
-"""What a provisional procedure is put back by that does something dangerous; by choice, not by measurement."""
+"""What a procedure is put back by that does something dangerous and that one source alone vouches for; by choice."""
 OF_ONE_SOURCE = 0.5
-"""Share of the places, rounded up, that the provisional procedures of one source may have while another source has
-something about as good."""
-ABOUT_AS_GOOD = 0.2
-"""Scores that differ by less do not decide between sources."""
+"""Share of the places, rounded up, that one source may have with what it alone vouches for, while another source has
+something that is relevant too."""
 COVERED = 0.6
 """Share of a task's content words from which on a procedure is about it whatever the vectors say."""
 COVERED_ALONE = 0.5
@@ -127,7 +125,7 @@ def rank(
             order[i] for i in state.in_turn(error, _known([relevant[i] for i in order]), [scores[i] for i in order])
         ]
     if policy == "hybrid":
-        order = _spread(order, [c.procedure for c in relevant], scores, limit)
+        order = _spread(order, [c.procedure for c in relevant], limit)
     return [_match(relevant[i], scores[i], counts, _why(relevant[i])) for i in order[:limit]]
 
 
@@ -138,18 +136,18 @@ def _standing(procedure: Procedure, counts: Mapping[str, Counts]) -> float:
 
 
 def _is_hazardous(procedure: Procedure) -> bool:
-    """Whether it does something dangerous that nobody has confirmed."""
-    if procedure.status != "provisional":
+    """Whether it does something dangerous that nobody but its own source has confirmed."""
+    if procedure.is_vouched_for:
         return False
     texts = (*(s.text for s in procedure.script), *(s.action for s in procedure.exemplar), procedure.check)
     return any(hazards.hazards(text) for text in texts)
 
 
-def _spread(order: Sequence[int], procedures: Sequence[Procedure], scores: Sequence[float], limit: int) -> list[int]:
-    """The order in which no source fills the list with what it alone vouches for, while another has something as good.
+def _spread(order: Sequence[int], procedures: Sequence[Procedure], limit: int) -> list[int]:
+    """The order in which no source fills the list with what it alone vouches for, while another has something relevant.
 
-    A source is who recorded it, and in which project. What an independent episode or a person has confirmed counts for
-    no source; where there is one source only, nothing changes.
+    A source is who recorded it, and in which project. What another one or a person has confirmed counts for no source;
+    where there is one source only, nothing changes.
     """
     if len({_first_source(p) for p in procedures}) < 2:
         return list(order[:limit])
@@ -157,10 +155,7 @@ def _spread(order: Sequence[int], procedures: Sequence[Procedure], scores: Seque
     left, taken = list(order), Counter[tuple[str, str]]()
     chosen: list[int] = []
     while left and len(chosen) < limit:
-        best = left[0]
-        if _is_full(procedures[best], taken, most):
-            as_good = (i for i in left if scores[i] >= scores[best] - ABOUT_AS_GOOD)
-            best = next((i for i in as_good if not _is_full(procedures[i], taken, most)), best)
+        best = next((i for i in left if not _is_full(procedures[i], taken, most)), left[0])
         left.remove(best)
         chosen.append(best)
         if source := _only_source(procedures[best]):
@@ -174,8 +169,8 @@ def _is_full(procedure: Procedure, taken: Mapping[tuple[str, str], int], most: i
 
 
 def _only_source(procedure: Procedure) -> tuple[str, str] | None:
-    """Who alone vouches for a procedure; None where somebody has confirmed it."""
-    return None if procedure.status == "active" else _first_source(procedure)
+    """Who alone vouches for a procedure; None where somebody else has confirmed it."""
+    return None if procedure.is_vouched_for else _first_source(procedure)
 
 
 def _first_source(procedure: Procedure) -> tuple[str, str] | None:

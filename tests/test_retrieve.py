@@ -9,7 +9,7 @@ from builders import procedure
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memp_mcp.models import Counts, Pitfall, Procedure, RetrievePolicy, Source, Step
+from memp_mcp.models import APPROVED, Counts, Pitfall, Procedure, RetrievePolicy, Source, Step
 from memp_mcp.retrieve import Candidate, gather, is_relevant, likeness, rank, scaled, trust_in_words
 
 BAKE = procedure("bake bread", ["heat the oven"])
@@ -242,7 +242,7 @@ MALLORY = [told_by("mallory", i, 0.9 - i / 100) for i in range(5)]
 FAR = Candidate(procedure("far", ["look"]), dense=0.31)
 
 
-def test_one_source_takes_half_of_the_places_while_another_has_something_about_as_good() -> None:
+def test_one_source_takes_half_of_the_places_while_another_has_something_relevant() -> None:
     alice = [told_by("alice", i, 0.8 - i / 100) for i in range(2)]
 
     assert titles(*MALLORY, *alice, FAR, limit=4) == ["mallory 0", "mallory 1", "alice 0", "alice 1"]
@@ -253,31 +253,38 @@ def test_one_source_takes_half_of_the_places_while_another_has_something_about_a
 def test_the_same_client_in_another_project_is_another_source() -> None:
     other = told_by("mallory", 9, 0.8, project="shop")
 
-    assert titles(*MALLORY, other, FAR, limit=4) == ["mallory 0", "mallory 1", "mallory 9", "mallory 2"]
+    assert titles(*MALLORY, other, limit=4) == ["mallory 0", "mallory 1", "mallory 9", "mallory 2"]
 
 
-def test_what_fits_much_worse_is_no_alternative() -> None:
-    assert titles(*MALLORY, told_by("alice", 0, 0.4), FAR, limit=4) == [f"mallory {i}" for i in range(4)]
+def test_what_fits_much_worse_is_still_an_alternative_and_what_is_not_relevant_is_none() -> None:
+    mallory = [f"mallory {i}" for i in range(4)]
+
+    assert titles(*MALLORY, told_by("alice", 0, 0.4), limit=4) == [*mallory[:2], "alice 0", mallory[2]]
+    assert titles(*MALLORY, told_by("alice", 0, 0.2), limit=4) == mallory
 
 
 def test_of_one_source_only_the_order_stays_as_it_is() -> None:
-    confirmed = told_by("mallory", 9, 0.8, status="active")
+    own = told_by("mallory", 9, 0.8, status="active")
 
-    assert titles(*MALLORY, FAR, limit=5) == [f"mallory {i}" for i in range(5)]
-    assert titles(*MALLORY, confirmed, limit=4) == [f"mallory {i}" for i in range(4)]
+    assert titles(*MALLORY, limit=5) == [f"mallory {i}" for i in range(5)]
+    assert titles(*MALLORY, own, limit=4) == [f"mallory {i}" for i in range(4)]
 
 
-def test_what_somebody_has_confirmed_counts_for_no_source() -> None:
-    confirmed = [told_by("mallory", i, 0.9 - i / 100, status="active") for i in range(5)]
+def test_what_another_source_or_a_person_has_confirmed_counts_for_no_source() -> None:
+    def confirmed(by: Source) -> list[Candidate]:
+        told = [told_by("mallory", i, 0.9 - i / 100, status="active") for i in range(5)]
+        return [
+            c._replace(procedure=c.procedure.model_copy(update={"sources": (*c.procedure.sources, by)})) for c in told
+        ]
+
     alice = told_by("alice", 0, 0.8)
+    mallory = [f"mallory {i}" for i in range(4)]
 
-    assert titles(*confirmed, alice, FAR, limit=4) == [f"mallory {i}" for i in range(4)]
-    assert titles(*confirmed[:2], *MALLORY[2:], alice, FAR, limit=4) == [
-        "mallory 0",
-        "mallory 1",
-        "mallory 2",
-        "mallory 3",
-    ]
+    assert titles(*confirmed(Source(client="bob", judged_by="environment")), alice, FAR, limit=4) == mallory
+    assert titles(*confirmed(Source(client="mallory", judged_by=APPROVED)), alice, FAR, limit=4) == mallory
+    assert titles(*confirmed(Source(client="mallory", judged_by="rule")), alice, FAR, limit=4) == [
+        *mallory[:2], "alice 0", "far",
+    ]  # fmt: skip
 
 
 def test_the_baselines_know_no_sources() -> None:
@@ -295,7 +302,10 @@ def test_what_is_dangerous_and_unconfirmed_goes_behind_what_is_about_as_good() -
 
     assert titles(doubted, harmless, FAR)[0] == "harmless"
     assert titles(once, harmless, FAR)[0] == "harmless"
-    assert titles(Candidate(risky, dense=0.9), harmless, FAR)[0] == "risky"
+    alone = risky.model_copy(update={"sources": (verified, verified)})
+    assert titles(Candidate(alone, dense=0.9), harmless, FAR)[0] == "harmless", "confirmed by itself"
+    vouched = risky.model_copy(update={"sources": (verified, Source(client="b", judged_by="environment"))})
+    assert titles(Candidate(vouched, dense=0.9), harmless, FAR)[0] == "risky"
 
 
 VALUES = st.one_of(st.none(), st.floats(-1, 30, allow_nan=False))
