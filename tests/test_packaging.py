@@ -18,6 +18,8 @@ import pytest
 import skills_ref
 
 import memp_mcp
+from memp_mcp import clients
+from memp_mcp.clients import CLIENTS, Command, Found
 from memp_mcp.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -94,11 +96,18 @@ def test_the_plugin_starts_the_documented_server() -> None:
 def test_the_plugin_tells_each_event_to_the_program() -> None:
     hooks = loaded("packaging/claude-code/hooks/hooks.json")["hooks"]
 
-    for event, matchers in hooks.items():
-        [told] = [hook for matcher in matchers for hook in matcher["hooks"]]
-        assert told["type"] == "command"
-        assert told["command"] == f"memp-mcp hook {event} --client claude-code || true"
-    assert {"SessionStart", "UserPromptSubmit", "Stop", "SessionEnd"} <= hooks.keys()
+    lines = {event: Command(("memp-mcp",)).hook("claude-code", event, "linux") for event in hooks}
+    installed = clients.put("claude-code", Path("settings.json"), "", Found(None, lines))
+
+    assert hooks == json.loads(installed)["hooks"]
+    assert list(hooks) == list(CLIENTS["claude-code"].events)
+    assert hooks["Stop"][0]["hooks"][0]["command"] == "memp-mcp hook Stop --client claude-code || true"
+
+
+def test_the_plugin_is_looked_for_under_its_name() -> None:
+    [entry] = loaded(".claude-plugin/marketplace.json")["plugins"]
+
+    assert CLIENTS["claude-code"].plugin == f"{entry['name']}@{loaded('.claude-plugin/marketplace.json')['name']}"
 
 
 def test_the_skill_of_the_plugin_is_valid_and_names_the_tools_that_there_are() -> None:
