@@ -25,6 +25,7 @@ from memp_mcp.joining import FileChange, carry_out, own_command
 from memp_mcp.models import Event
 from memp_mcp.store import Store
 
+CACHE = Path(os.environ.get("CLIENTS_CACHE") or "~/.cache/memp-mcp/clients").expanduser()  # that of tests/e2e/clients
 MOVING = ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "QWEN_HOME", "GEMINI_CLI_HOME", "XDG_CONFIG_HOME", "VSCODE_PORTABLE")
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -1086,11 +1087,12 @@ ADDED_BY = {
 
 @pytest.fixture
 def real(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A machine with the clients of the folders that TEST_CLIENTS names, as PATH does."""
-    folders = os.environ.get("TEST_CLIENTS", "")
+    """A machine with the clients of the folders that TEST_CLIENTS names, as PATH does; else with those in the cache."""
+    cached = os.pathsep.join(map(str, sorted(CACHE.glob("*/node_modules/.bin"))))
+    folders = os.environ.get("TEST_CLIENTS") or cached
     node = shutil.which("node", path=os.defpath + os.pathsep + "/usr/local/bin")
     if not folders or node is None:
-        pytest.skip("no real clients: TEST_CLIENTS names no folders with their commands, or there is no node")
+        pytest.skip(f"no real clients: TEST_CLIENTS names none, none is in {CACHE}, or there is no node")
     monkeypatch.setenv("PATH", os.pathsep.join([folders, str(Path(node).parent), os.defpath]))
     monkeypatch.setenv("GEMINI_CLI_TRUST_WORKSPACE", "true")
     monkeypatch.chdir(machine.home)
@@ -1099,7 +1101,7 @@ def real(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
 
 def asked(words: list[str]) -> str:
     if shutil.which(words[0]) is None:
-        pytest.skip(f"{words[0]} is not among the clients of TEST_CLIENTS")
+        pytest.skip(f"{words[0]} is not among the clients of TEST_CLIENTS, or in {CACHE}")
     environ = {k: v for k, v in os.environ.items() if not k.startswith("MEMP_")}
     done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False, timeout=120)
     return done.stdout + done.stderr
