@@ -1099,9 +1099,12 @@ def real(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
     return machine
 
 
+def need(program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not among the clients of TEST_CLIENTS, or else in {CACHE}")
+
+
 def asked(words: list[str]) -> str:
-    if shutil.which(words[0]) is None:
-        pytest.skip(f"{words[0]} is not among the clients of TEST_CLIENTS, or in {CACHE}")
     environ = {k: v for k, v in os.environ.items() if not k.startswith("MEMP_")}
     done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False, timeout=120)
     return done.stdout + done.stderr
@@ -1110,6 +1113,7 @@ def asked(words: list[str]) -> str:
 @pytest.mark.parametrize("client", REAL)
 def test_the_real_client_sees_what_was_put_in_and_no_more_once_it_is_out(real: Machine, client: str) -> None:
     words, listed = REAL[client]
+    need(words[0])
 
     real.run("install", client)
     assert re.search(listed, asked(words))
@@ -1120,6 +1124,8 @@ def test_the_real_client_sees_what_was_put_in_and_no_more_once_it_is_out(real: M
 
 @pytest.mark.parametrize("client", ADDED_BY)
 def test_the_real_clients_own_command_writes_the_same_entry(real: Machine, client: str) -> None:
+    need(ADDED_BY[client][0])
+
     asked([*ADDED_BY[client], program()])
     theirs = real.entry(client)
     real.run("uninstall", client)
