@@ -99,6 +99,7 @@ def _add_joining(command: AddCommand) -> None:
 
     added = command("install", commands.install)
     added.add_argument("--no-hooks", dest="hooks", action="store_false", help="the server alone")
+    added.add_argument("--force", action="store_true", help="replace an entry of this name that is of another program")
     taken_out = command("uninstall", commands.uninstall)
     for one in (added, taken_out):
         one.add_argument("clients", nargs="+", choices=list(CLIENTS), metavar="CLIENT", help=", ".join(CLIENTS))

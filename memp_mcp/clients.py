@@ -5,18 +5,22 @@ Two parts are put in: the **server**, an entry that starts ``memp-mcp``, and whe
 
 - Claude Code 2.1 (run): `claude mcp add --scope user` writes ``mcpServers`` of ~/.claude.json, with CLAUDE_CONFIG_DIR
   that folder's .claude.json; hooks are in settings.json of ~/.claude (code.claude.com/docs/en/hooks). PostToolUse
-  follows success alone, PostToolUseFailure a command that fails.
+  follows success alone, PostToolUseFailure a command that fails. Plugins that are on stand in ``enabledPlugins`` of the
+  same file, as ``name@marketplace``.
 - Claude Desktop: claude_desktop_config.json in ~/Library/Application Support/Claude, %APPDATA%/Claude
   (modelcontextprotocol.io/docs/develop/connect-local-servers), ~/.config/Claude on Linux (a beta); the packages of the
   Windows Store keep it below %LOCALAPPDATA%.
 - Codex 0.169 (run): ``mcp_servers`` of config.toml and hooks.json in ~/.codex or CODEX_HOME
-  (developers.openai.com/codex/hooks). A person has to trust the hooks once.
+  (developers.openai.com/codex/hooks). A person has to trust the hooks once. At the end of a session it allows a hook
+  three seconds, and says at each start if one asks for more.
 - Qwen Code 0.24 (run): settings.json in ~/.qwen or QWEN_HOME holds both (qwenlm.github.io/qwen-code-docs).
 - Gemini CLI 0.61 (run): settings.json in .gemini of the home directory or GEMINI_CLI_HOME holds both; its events have
   names of their own (geminicli.com/docs/hooks/reference).
-- Cursor: ~/.cursor/mcp.json (cursor.com/docs/mcp).
+- Cursor: ~/.cursor/mcp.json (cursor.com/docs/mcp). Its hooks are left alone: the documented answer to
+  beforeSubmitPrompt can only stop a prompt, and sessionStart comes before there is one (cursor.com/docs/hooks).
 - VS Code: mcp.json in the folder User of its profile, ``servers`` with a type
-  (code.visualstudio.com/docs/copilot/reference/mcp-configuration).
+  (code.visualstudio.com/docs/copilot/reference/mcp-configuration). Its hooks, a preview, are left alone: that
+  of a prompt adds nothing to it (code.visualstudio.com/docs/agent-customization/hooks).
 - Windsurf: ~/.codeium/windsurf/mcp_config.json (docs.windsurf.com/windsurf/cascade/mcp).
 - Zed: ``context_servers`` of settings.json in ~/.config/zed, XDG_CONFIG_HOME/zed on Linux, %APPDATA%/Zed
   (zed.dev/docs/configuring-zed, zed.dev/docs/ai/mcp).
@@ -45,7 +49,14 @@ Part = Literal["server", "hooks"]
 Entry = dict[str, Any]
 
 NAME = "memp"
-_OURS = re.compile(r"""memp[-_]mcp(?:\.exe)?["']?\s+hook\s+\w+\s+--client\s""")
+_OUR_HOOK = re.compile(r"""memp[-_]mcp(?:\.exe)?["']?\s+hook\s+\w+\s+--client\s""")
+_OUR_WORD = re.compile(r"(?:^|[/\\\s])memp[-_]mcp(?:\.exe)?(?:$|[\s\[@=<>~!])")
+_OUR_ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|localhost|\[::1\]):8765/mcp/?")
+_ADDRESSES = ("url", "httpUrl", "serverUrl")
+_REMOTE = {  # what the clients know of a server that is somewhere else, and a program has no use for
+    *_ADDRESSES, "auth", "authProviderType", "bearer_token_env_var", "env_http_headers", "headers", "headersHelper",
+    "http_headers", "oauth", "oauth_resource", "tcp",
+}  # fmt: skip
 
 
 class Host(NamedTuple):
@@ -103,7 +114,8 @@ class Client(NamedTuple):
     """One client.
 
     *folder* tells that it is there, and so does the *program*; *server* is the file with the entry, which stands at
-    *path*; *names* are what it calls itself, or how that begins, in lower case; *hooks* is the file with the hooks.
+    *path*; *names* are what it calls itself, or how that begins, in lower case; *hooks* is the file with the hooks,
+    whose time it counts in *ticks* to the second; *plugin* is what brings both without this program's doing.
     """
 
     title: str
@@ -115,28 +127,43 @@ class Client(NamedTuple):
     names: tuple[str, ...]
     hooks: Callable[[Host], Path] | None = None
     events: tuple[str, ...] = ()
+    ticks: int = 1
     advice: str = ""
+    plugin: str = ""
 
 
 class Found(NamedTuple):
-    """What a client's configuration has of this program: the entry of the server, and the hook of each event."""
+    """What a client's configuration has: the entry of this name, and this program's hook of each event."""
 
     entry: Any
     hooks: Mapping[str, str]
+
+    @property
+    def ours(self) -> bool:
+        """Whether the entry is of this program: it starts it, or is the address at which it serves."""
+        return any(map(_OUR_WORD.search, self.command)) or bool(_OUR_ADDRESS.fullmatch(self.address))
+
+    @property
+    def address(self) -> str:
+        """The address that the entry names instead of a command, or nothing."""
+        entry = self.entry if isinstance(self.entry, dict) else {}
+        return next((str(entry[name]) for name in _ADDRESSES if entry.get(name)), "")
 
     @property
     def command(self) -> tuple[str, ...]:
         """The words that the entry starts."""
         entry = self.entry if isinstance(self.entry, dict) else {}
         command = entry.get("command", "")
-        words = command if isinstance(command, list) else [command, *(entry.get("args") or [])]
+        arguments = entry.get("args")
+        words = command if isinstance(command, list) else [command, *(arguments if isinstance(arguments, list) else [])]
         return tuple(str(word) for word in words if word)
 
     @property
     def home(self) -> str:
         """The directory of the memory that the entry sets, or nothing."""
         entry = self.entry if isinstance(self.entry, dict) else {}
-        return str((entry.get("env") or entry.get("environment") or {}).get("MEMP_HOME", ""))
+        environ = entry.get("env") or entry.get("environment")
+        return str(environ.get("MEMP_HOME", "")) if isinstance(environ, dict) else ""
 
 
 # -- where --------------------------------------------------------------------------------------------------
@@ -231,6 +258,7 @@ CLIENTS: Mapping[str, Client] = {
         ("claude-code",),
         hooks=_below(_claude, "settings.json"),
         events=("SessionStart", "UserPromptSubmit", "PostToolUseFailure", "Stop", "SessionEnd"),
+        plugin="memp@memp-mcp",
     ),
     "claude-desktop": Client(
         "Claude Desktop",
@@ -263,6 +291,7 @@ CLIENTS: Mapping[str, Client] = {
         ("qwen-",),
         hooks=_below(_qwen, "settings.json"),
         events=("SessionStart", "UserPromptSubmit", "PostToolUse", "PostToolUseFailure", "Stop", "SessionEnd"),
+        ticks=1000,
     ),
     "gemini-cli": Client(
         "Gemini CLI",
@@ -274,6 +303,7 @@ CLIENTS: Mapping[str, Client] = {
         ("gemini-cli",),
         hooks=_below(_gemini, "settings.json"),
         events=("SessionStart", "BeforeAgent", "AfterTool", "AfterAgent", "SessionEnd"),
+        ticks=1000,
     ),
     "cursor": Client("Cursor", "cursor", _cursor, _below(_cursor, "mcp.json"), _SERVERS, _usual, ("cursor",)),
     "vscode": Client(
@@ -313,15 +343,26 @@ def parts(client: str, host: Host) -> dict[Path, tuple[Part, ...]]:
 
 
 def find(client: str, file: Path, text: str, wanted: Sequence[Part]) -> Found:
-    """What a file of a client's configuration has of this program.
+    """What a file of a client's configuration has of this program, or of another one under its name.
 
     Raises:
         BadInput: the text cannot be read.
     """
     data = _read(file, text)
     entry = _at(data, CLIENTS[client].path) if "server" in wanted else None
-    hooks = {event: line for event, _, line in _own_hooks(data)} if "hooks" in wanted else {}
+    hooks = {event: hook["command"] for event, _, hook in _own_hooks(data)} if "hooks" in wanted else {}
     return Found(entry, hooks)
+
+
+def has_plugin(client: str, host: Host) -> bool:
+    """Whether a client has the plugin that brings the server and the hooks; not if its settings cannot be read."""
+    known = CLIENTS[client]
+    if known.hooks is None or not known.plugin:
+        return False
+    with suppress(BadInput, OSError, UnicodeDecodeError):
+        file = known.hooks(host)
+        return bool(_at(_read(file, file.read_text(encoding="utf-8")), ("enabledPlugins", known.plugin)))
+    return False
 
 
 def put(client: str, file: Path, text: str, found: Found) -> str:
@@ -335,30 +376,31 @@ def put(client: str, file: Path, text: str, found: Found) -> str:
     if not found.hooks:
         return text
     for event, line in reversed(tuple(found.hooks.items())):  # each comes first, so the last to come is on top
+        wanted = {"type": "command", "command": line, "timeout": _timeout(client, event)}
         own = [old for name, _, old in _own_hooks(_read(file, text)) if name == event]
-        if own != [line]:
-            text = json_edit.prepend(_without_hooks(text, event), ("hooks", event), _hook(line))
+        if own != [wanted]:
+            text = json_edit.prepend(_without_hooks(text, event), ("hooks", event), {"hooks": [wanted]})
     return text
 
 
 def take_out(client: str, file: Path, text: str, wanted: Sequence[Part], before: str | None) -> str:
-    """Take out what `put` has put in.
+    """Take out what `put` has put in; an entry of another program stays.
 
     *before* is the text as it was then, if that is known. If nothing else has changed since, it is what comes back;
-    else it tells which of the emptied objects and lists had been there.
+    else it tells which entry of another program was replaced, and which emptied objects and lists had been there.
 
     Raises:
         BadInput: the text cannot be read, or the entry cannot be taken out without touching something else.
     """
     found = find(client, file, text, wanted)
-    if found.entry is None and not found.hooks:
-        return text
+    if not found.ours:
+        found = found._replace(entry=None)
     if before is not None:
         with suppress(BadInput):
             if put(client, file, before, found) == text:
                 return before
     known = _read(file, before) if before else None
-    if "server" in wanted:
+    if found.entry is not None:
         text = _drop_entry(CLIENTS[client].path, file, text, known)
     for event in found.hooks:
         text = _pruned(_without_hooks(text, event), ("hooks", event), known)
@@ -366,14 +408,27 @@ def take_out(client: str, file: Path, text: str, wanted: Sequence[Part], before:
 
 
 def wanted_entry(client: str, command: Command, present: Any) -> Entry:
-    """The entry that starts *command*, with whatever else the present one says."""
+    """The entry that starts *command*, with whatever else the present one says of this program."""
     entry = CLIENTS[client].entry(command)
-    if not isinstance(present, dict):
+    if not Found(present, {}).ours:
         return entry
+    present = {key: value for key, value in present.items() if _stays(key, value)}
     both = {
         k: {**present[k], **v} for k, v in entry.items() if isinstance(v, dict) and isinstance(present.get(k), dict)
     }
     return {**present, **entry, **both}
+
+
+def _stays(key: str, value: object) -> bool:
+    """Whether what a present entry says goes with a command, and does not switch it off."""
+    match key:
+        case "type":
+            return value == "stdio"
+        case "disabled":
+            return value is not True
+        case "enabled":
+            return value is not False
+    return key not in _REMOTE
 
 
 def _is_toml(file: Path) -> bool:
@@ -397,24 +452,32 @@ def _put_entry(path: tuple[str, ...], file: Path, text: str, entry: Entry) -> st
 
 
 def _drop_entry(path: tuple[str, ...], file: Path, text: str, known: Any) -> str:
+    replaced = _at(known, path)
+    if replaced is not None:
+        return _put_entry(path, file, text, replaced)
     if _is_toml(file):
         return toml_edit.drop(text, path)
     return _pruned(json_edit.drop(text, path), path[:-1], known)
 
 
-def _hook(line: str) -> Entry:
-    return {"hooks": [{"type": "command", "command": line}]}
+def _timeout(client: str, event: str) -> int:
+    """After what time a client ends a hook: far more than it takes, and for Codex no more than it allows.
+
+    Qwen Code 0.24 counts in seconds, but takes a thousand and more as milliseconds, as older ones take any number.
+    """
+    seconds = 3 if (client, event) == ("codex", "SessionEnd") else 5
+    return seconds * CLIENTS[client].ticks
 
 
-def _own_hooks(data: Any) -> Iterator[tuple[str, tuple[json_edit.Key, ...], str]]:
-    """The hooks that are ours: event, where it stands (with its group, if that holds nothing else), and its line."""
+def _own_hooks(data: Any) -> Iterator[tuple[str, tuple[json_edit.Key, ...], Entry]]:
+    """The hooks that are ours: event, where it stands (with its group, if that holds nothing else), and itself."""
     for event, groups in _each(_at(data, ("hooks",))):
         for g, group in _each(groups):
             hooks = _at(group, ("hooks",))
             for h, hook in _each(hooks):
                 line = _at(hook, ("command",))
-                if isinstance(line, str) and _OURS.search(line):
-                    yield str(event), ("hooks", event, g, *(("hooks", h) if len(hooks) > 1 else ())), line
+                if isinstance(line, str) and _OUR_HOOK.search(line):
+                    yield str(event), ("hooks", event, g, *(("hooks", h) if len(hooks) > 1 else ())), hook
 
 
 def _each(value: Any) -> Iterable[tuple[json_edit.Key, Any]]:

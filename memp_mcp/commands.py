@@ -472,16 +472,18 @@ def install(options: argparse.Namespace, settings: Settings) -> Answer:
     from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
 
     command = joining.own_command(os.environ, settings.directory if "home" in settings.model_fields_set else None)
-    changes = joining.install(options.clients, command, _host(), hooks=options.hooks)
+    changes = joining.install(options.clients, command, _host(), hooks=options.hooks, force=options.force)
     answer = _written(options, changes)
-    return answer if options.dry_run else answer._replace(lines=[*answer.lines, *joining.advice(changes, _host())])
+    advice = joining.advice(options.clients, changes, _host())
+    return answer if options.dry_run else answer._replace(lines=[*answer.lines, *advice])
 
 
 def uninstall(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - is about no memory
     """Take out of clients what install has put in."""
     from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
 
-    return _written(options, joining.uninstall(options.clients, _host()))
+    answer = _written(options, joining.uninstall(options.clients, _host()))
+    return answer._replace(lines=[*answer.lines, *joining.left(options.clients, _host())])
 
 
 def _written(options: argparse.Namespace, changes: Sequence[FileChange]) -> Answer:
@@ -489,7 +491,7 @@ def _written(options: argparse.Namespace, changes: Sequence[FileChange]) -> Answ
     from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
 
     for change in changes if not options.json else ():
-        sys.stdout.write(f"{change.diff}\n\n")
+        sys.stdout.write(f"{change.diff}\n\n" if change.diff else "")
     sys.stdout.flush()
     for change in changes if not options.dry_run else ():
         joining.carry_out(change)

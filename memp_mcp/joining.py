@@ -66,8 +66,11 @@ class ClientState(Value):
 
     client: str
     registered: bool = False
+    another_program: bool = False
+    plugin: bool = False
     command: tuple[str, ...] = ()
     command_found: bool = False
+    address: str = ""
     hooks: tuple[str, ...] = ()
     hooks_missing: tuple[str, ...] = ()
     last_seen: datetime | None = None
@@ -114,20 +117,25 @@ def _passes(environment: Path) -> bool:
 # -- changes ------------------------------------------------------------------------------------------------
 
 
-def install(names: Iterable[str], command: Command, host: Host, *, hooks: bool) -> list[FileChange]:
+def install(
+    names: Iterable[str], command: Command, host: Host, *, hooks: bool, force: bool = False
+) -> list[FileChange]:
     """The changes that put this program into the configurations of these clients; nothing is written yet.
 
-    The memory stays where a present entry says, unless *command* names a home. Without *hooks*, those that are there
-    are taken out.
+    The memory stays where a present entry says, unless *command* names a home. Without *hooks*, or where a plugin
+    brings them, those that are there are taken out. An entry of another program is replaced only by *force*.
 
     Raises:
-        BadInput: a client is not on this machine, or one of its files cannot be read or changed for certain.
+        BadInput: a client is not on this machine, another program has the entry, or one of the client's files cannot
+            be read or changed for certain.
     """
     changes: list[FileChange] = []
     for name in dict.fromkeys(names):
         _require(name, host)
         own = command if command.home else command._replace(home=_home_of(name, host))
-        changes += _changes(name, host, partial(_with_it, command=own, host=host, hooks=hooks))
+        with_hooks = hooks and not clients.has_plugin(name, host)
+        put_in = partial(_with_it, command=own, host=host, hooks=with_hooks, force=force)
+        changes += _changes(name, host, put_in)
     return changes
 
 
@@ -140,10 +148,24 @@ def uninstall(names: Iterable[str], host: Host) -> list[FileChange]:
     return [change for name in dict.fromkeys(names) for change in _changes(name, host, _without_it)]
 
 
+def left(names: Iterable[str], host: Host) -> list[str]:
+    """What `uninstall` leaves, since somebody else has put it there."""
+    lines = []
+    for name in dict.fromkeys(names):
+        file, wanted = _server(name, host)
+        found = clients.find(name, file, _text(file) or "", wanted)
+        if found.entry is not None and not found.ours:
+            lines.append(f"{file} keeps its entry {clients.NAME}: it is of {_program(found)}.")
+        if clients.has_plugin(name, host):
+            lines.append(f"{CLIENTS[name].title} keeps the plugin {CLIENTS[name].plugin}: /plugin takes that out.")
+    return lines
+
+
 def carry_out(change: FileChange) -> None:
     """Write what a change says: all of it or nothing, with the mode that the file has, through a link to its target.
 
-    The file as it was before this program was put in is kept beside it, until it is just so again.
+    The file as it was before this program was put in is kept beside it; an empty one stands for no file. Once this
+    program is out, that goes: it may hold secrets, and would only be out of date.
 
     Raises:
         BadInput: somebody else has changed the file since it was read.
@@ -152,16 +174,16 @@ def carry_out(change: FileChange) -> None:
     client, file, old, new = change
     if _text(file) != old:
         raise BadInput(f"{file} has been changed by somebody else just now. Try again.")
-    if new is None:
-        file.resolve().unlink()
-        return
     mode = 0o600 if old is None else stat.S_IMODE(file.stat().st_mode)
-    before = _text(_backup(file))
-    if old is not None and (before is None or not _has_it(client, file, old, ("server", "hooks"))):
-        _write(_backup(file), old, mode)
-    _write(file.resolve(), new, mode)
-    if new == before:
-        _backup(file).unlink()
+    joined = _has_it(client, file, new or "")
+    if joined and old != "" and not _has_it(client, file, old or ""):
+        _write(_backup(file), old or "", mode)
+    if new is None:
+        file.resolve().unlink(missing_ok=True)
+    elif new != old:
+        _write(file.resolve(), new, mode)
+    if not joined:
+        _backup(file).unlink(missing_ok=True)
 
 
 def _changes(name: str, host: Host, change: Change) -> list[FileChange]:
@@ -174,19 +196,31 @@ def _changes(name: str, host: Host, change: Change) -> list[FileChange]:
             raise BadInput(
                 f"{file} stays as it is: {error}. Put that right and try again, or edit it by hand as the README shows."
             ) from None
-        made_by_us = new.strip() in {"", "{}"} and not _backup(file).exists()
-        if new != (old or ""):
-            changes.append(FileChange(name, file, old, None if made_by_us else new))
+        made_by_us = new.strip() in {"", "{}"} and _text(_backup(file)) == ""
+        is_none = made_by_us or (old is None and not new)
+        left_over = _backup(file).exists() and not _has_it(name, file, new)
+        if new != (old or "") or left_over:
+            changes.append(FileChange(name, file, old, None if is_none else new))
     return changes
 
 
 def _with_it(
-    client: str, file: Path, text: str, wanted: tuple[Part, ...], *, command: Command, host: Host, hooks: bool
+    client: str,
+    file: Path,
+    text: str,
+    wanted: tuple[Part, ...],
+    *,
+    command: Command,
+    host: Host,
+    hooks: bool,
+    force: bool,
 ) -> str:
     entry, lines = None, {}
     if "server" in wanted:
-        present = clients.find(client, file, text, wanted).entry
-        entry = clients.wanted_entry(client, command, present)
+        found = clients.find(client, file, text, wanted)
+        if found.entry is not None and not found.ours and not force:
+            raise BadInput(f"its entry {clients.NAME} is of {_program(found)}, which --force would replace")
+        entry = clients.wanted_entry(client, command, found.entry)
     if "hooks" in wanted and hooks:
         lines = {event: command.hook(client, event, host.platform) for event in CLIENTS[client].events}
     elif "hooks" in wanted:
@@ -210,15 +244,27 @@ def _before(client: str, file: Path, wanted: tuple[Part, ...]) -> str | None:
     return None
 
 
-def _has_it(client: str, file: Path, text: str, wanted: tuple[Part, ...]) -> bool:
-    return clients.find(client, file, text, wanted) != Found(None, {})
+def _has_it(client: str, file: Path, text: str, wanted: tuple[Part, ...] = ("server", "hooks")) -> bool:
+    found = clients.find(client, file, text, wanted)
+    return found.ours or bool(found.hooks)
+
+
+def _server(name: str, host: Host) -> tuple[Path, tuple[Part, ...]]:
+    """The file of a client that has the entry of the server, and what it gets."""
+    return next(iter(clients.parts(name, host).items()))
+
+
+def _program(found: Found) -> str:
+    """What an entry of another program starts or asks, to be shown."""
+    return Redactor().text(found.address or " ".join(found.command)) or "another program"
 
 
 def _home_of(name: str, host: Host) -> str:
     """The directory of the memory that a client's present entry names."""
-    file, wanted = next(iter(clients.parts(name, host).items()))
+    file, wanted = _server(name, host)
     with suppress(BadInput):
-        return clients.find(name, file, _text(file) or "", wanted).home
+        found = clients.find(name, file, _text(file) or "", wanted)
+        return found.home if found.ours else ""
     return ""
 
 
@@ -307,9 +353,12 @@ def _state(name: str, host: Host, seen: Event | None, recorded: Event | None) ->
     program = server.command[0] if server.command else ""
     return ClientState(
         client=name,
-        registered=server.entry is not None,
+        registered=server.ours,
+        another_program=server.entry is not None and not server.ours,
+        plugin=clients.has_plugin(name, host),
         command=server.command,
         command_found=bool(program) and shutil.which(program, path=host.environ.get("PATH", "")) is not None,
+        address=server.address,
         hooks=tuple(event for event in CLIENTS[name].events if event in hooks),
         hooks_missing=tuple(event for event in CLIENTS[name].events if event not in hooks),
         **heard,
@@ -323,13 +372,26 @@ def row(state: ClientState) -> tuple[str, ...]:
     """A client's state as a row of a table under `COLUMNS`."""
     if state.problem:
         return (state.client, "?", "?", _moment(state.last_seen), state.last_trajectory, state.problem)
-    total = len(state.hooks) + len(state.hooks_missing)
-    some = f"{len(state.hooks)} of {total}" if state.hooks else "off"
-    hooks = "" if not total else "on" if not state.hooks_missing else some
     command = " ".join(state.command) + ("" if state.command_found or not state.command else " (is not there)")
-    registered = "yes" if state.registered else "no"
     trajectory = f"{state.last_trajectory} {_moment(state.last_recorded)}".strip()
-    return (state.client, registered, hooks, _moment(state.last_seen), trajectory, command)
+    heard = (_moment(state.last_seen), trajectory)
+    return (state.client, _registered(state), _hooks(state), *heard, Redactor().text(state.address or command))
+
+
+def _registered(state: ClientState) -> str:
+    if state.another_program:
+        return "another program"
+    ways = [way for way, is_so in (("yes", state.registered), ("by the plugin", state.plugin)) if is_so]
+    return " and ".join(ways) or "no"
+
+
+def _hooks(state: ClientState) -> str:
+    if state.plugin:
+        return "twice: by the plugin too" if state.hooks else "by the plugin"
+    if not state.hooks:
+        return "off" if state.hooks_missing else ""
+    total = len(state.hooks) + len(state.hooks_missing)
+    return f"{len(state.hooks)} of {total}" if state.hooks_missing else "on"
 
 
 def _moment(at: datetime | None) -> str:
@@ -338,17 +400,26 @@ def _moment(at: datetime | None) -> str:
 
 def done(change: FileChange) -> str:
     """What has been written, and where the file is kept as it was."""
+    if change.new == change.old:
+        return f"{_backup(change.file)} is gone, since this program was out already"
     if change.new is None:
-        return f"{change.file} is gone, since nothing else was in it"
+        return f"{change.file} is gone, since install has made it and nothing else is in it"
     kept = _backup(change.file)
-    return f"{change.file} is written" + (f"; as it was before: {kept.name}" if kept.exists() else "")
+    return f"{change.file} is written" + (f"; as it was before: {kept.name}" if _text(kept) else "")
 
 
-def advice(changes: Iterable[FileChange], host: Host) -> list[str]:
+def advice(names: Iterable[str], changes: Iterable[FileChange], host: Host) -> list[str]:
     """What is left to do by hand, once this program is in."""
-    lines = [f"Restart {title}." for title in dict.fromkeys(CLIENTS[change.client].title for change in changes)]
-    for client, file, _, _ in changes:
+    lines = [
+        f"{CLIENTS[name].title} has the plugin {CLIENTS[name].plugin}, which brings server and hooks: the hooks "
+        f"are left out, but the tools come twice. One is enough: `memp-mcp uninstall {name}`, or /plugin."
+        for name in dict.fromkeys(names)
+        if clients.has_plugin(name, host)
+    ]
+    lines += [f"Restart {title}." for title in dict.fromkeys(CLIENTS[change.client].title for change in changes)]
+    for client, file, _, new in changes:
         known = CLIENTS[client]
-        if known.hooks is not None and known.hooks(host) == file and known.advice:
+        is_of_hooks = known.hooks is not None and known.hooks(host) == file
+        if is_of_hooks and known.advice and _has_it(client, file, new or "", ("hooks",)):
             lines.append(known.advice)
     return lines

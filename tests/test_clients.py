@@ -25,6 +25,7 @@ from memp_mcp.joining import FileChange, carry_out, own_command
 from memp_mcp.models import Event
 from memp_mcp.store import Store
 
+CACHE = Path(os.environ.get("CLIENTS_CACHE") or "~/.cache/memp-mcp/clients").expanduser()  # that of tests/e2e/clients
 MOVING = ("CLAUDE_CONFIG_DIR", "CODEX_HOME", "QWEN_HOME", "GEMINI_CLI_HOME", "XDG_CONFIG_HOME", "VSCODE_PORTABLE")
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -252,6 +253,22 @@ def test_install_puts_in_a_hook_for_each_event_beside_those_that_are_there(machi
         assert machine.hooks(client, event) == [own, *before[event]]
 
 
+@pytest.mark.parametrize(
+    ("client", "timeout", "at_the_end"),
+    [("claude-code", 5, 5), ("codex", 5, 3), ("qwen-code", 5000, 5000), ("gemini-cli", 5000, 5000)],
+)
+def test_a_hook_is_ended_after_seconds_as_the_client_counts_them(
+    machine: Machine, client: str, timeout: int, at_the_end: int
+) -> None:
+    machine.has(client)
+
+    machine.run("install", client)
+
+    hooks = machine.data(HOOKS[client])["hooks"]
+    timeouts = {event: groups[0]["hooks"][0]["timeout"] for event, groups in hooks.items()}
+    assert timeouts == {event: at_the_end if event == "SessionEnd" else timeout for event in CLIENTS[client].events}
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_second_install_changes_nothing(machine: Machine, client: str) -> None:
     machine.has_configured(client)
@@ -458,7 +475,7 @@ def test_what_the_user_has_set_in_the_entry_stays_when_it_is_installed_again(mac
 
 def test_an_entry_that_cannot_be_written_again_is_refused(machine: Machine) -> None:
     machine.has("codex")
-    theirs = '[mcp_servers.memp]\ncommand = "x"\nsince = 2026-01-01\n'
+    theirs = '[mcp_servers.memp]\ncommand = "memp-mcp"\nsince = 2026-01-01\n'
     file = machine.write(".codex/config.toml", theirs)
 
     assert "change it by hand" in machine.error("install", "codex")
@@ -487,6 +504,215 @@ def test_a_file_that_changed_since_it_was_read_is_not_overwritten(tmp_path: Path
         carry_out(FileChange("cursor", file, "{}", '{"ours": 1}'))
 
     assert file.read_text() == '{"theirs": 1}'
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_uninstall_leaves_what_the_client_has_written_into_a_file_that_install_made(
+    machine: Machine, client: str
+) -> None:
+    machine.has(client)
+    machine.run("install", client)
+    name = SERVER[client][0].removesuffix("c")
+    if name.endswith(".toml"):
+        machine.write(name, f'model = "x"\n\n{machine.files()[name]}')
+    else:
+        machine.write(name, json.dumps({"token": "t", **machine.data(name)}))
+
+    machine.run("uninstall", client)
+
+    assert list(machine.files()) == [name]
+    assert machine.data(name) == ({"model": "x"} if name.endswith(".toml") else {"token": "t"})
+
+
+def test_the_kept_file_goes_with_the_entry_whoever_takes_that_out(machine: Machine) -> None:
+    machine.has_configured("cursor")
+    machine.run("install", "cursor")
+    machine.write(".cursor/mcp.json", '{"mcpServers": {"theirs": {"command": "x"}}}')
+
+    assert "mcp.json.before-memp is gone" in machine.run("uninstall", "cursor")
+
+    assert machine.files() == {".cursor/mcp.json": '{"mcpServers": {"theirs": {"command": "x"}}}'}
+
+
+def test_a_kept_file_whose_successor_is_gone_goes_too(machine: Machine) -> None:
+    machine.has("cursor")
+    machine.run("install", "cursor")
+    (machine.home / ".cursor/mcp.json").unlink()
+
+    machine.run("uninstall", "cursor")
+
+    assert machine.files() == {}
+
+
+@pytest.mark.parametrize("text", ["", '{"mcpServers": {"memp": {"command": "memp-mcp", "args": []}}}'])
+def test_a_file_that_install_has_not_made_stays_though_nothing_is_left_in_it(machine: Machine, text: str) -> None:
+    machine.has("cursor")
+    machine.write(".cursor/mcp.json", text)
+    machine.run("install", "cursor")
+
+    machine.run("uninstall", "cursor")
+
+    assert list(machine.files()) == [".cursor/mcp.json"]
+    assert machine.data(".cursor/mcp.json") == {}
+
+
+# -- entries of others, and by other ways ----------------------------------------------------------------------
+
+
+def put_entry(machine: Machine, client: str, entry: dict[str, Any]) -> str:
+    """Give a client an entry of this program's name, and nothing else; returns the file."""
+    machine.has(client)
+    name, key, _ = SERVER[client]
+    if name.endswith(".toml"):
+        lines = "".join(f"{k} = {json.dumps(v)}\n" for k, v in entry.items() if not isinstance(v, dict))
+        tables = "".join(
+            f"[{key}.memp.{k}]\n" + "".join(f"{json.dumps(x)} = {json.dumps(y)}\n" for x, y in v.items())
+            for k, v in entry.items()
+            if isinstance(v, dict)
+        )
+        machine.write(name, f"[{key}.memp]\n{lines}{tables}")
+    else:
+        machine.write(name, json.dumps({key: {"memp": entry}}))
+    return name
+
+
+def foreign(client: str) -> dict[str, Any]:
+    if client == "opencode":
+        return {"type": "local", "command": ["other-prog", "a"], "environment": {"KEY": "k"}}
+    return {"command": "other-prog", "args": ["a"], "env": {"KEY": "k"}}
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_entry_of_another_program_is_neither_replaced_nor_taken_out(machine: Machine, client: str) -> None:
+    name = put_entry(machine, client, foreign(client))
+    before = machine.files()
+
+    assert f"{name} stays as it is: its entry memp is of other-prog a, which --force" in machine.error(
+        "install", client
+    )
+    assert f"{name} keeps its entry memp: it is of other-prog a." in machine.run("uninstall", client)
+
+    assert machine.files() == before
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("written_anew", [False, True])
+def test_an_entry_that_was_replaced_by_force_is_given_back(
+    machine: Machine,
+    client: str,
+    written_anew: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    name = put_entry(machine, client, foreign(client))
+    before = machine.data(name)
+
+    machine.run("install", client, "--force")
+    assert program() in str(machine.entry(client))
+    assert "KEY" not in str(machine.entry(client))
+    if written_anew:
+        text = machine.files()[name]
+        machine.write(name, f"a = 1\n{text}" if name.endswith(".toml") else json.dumps({"a": 1, **machine.data(name)}))
+    machine.run("uninstall", client)
+
+    assert machine.data(name) == ({"a": 1, **before} if written_anew else before)
+    assert not list(machine.home.rglob("*.before-memp"))
+
+
+BY_HAND = [
+    {"command": "memp-mcp"},
+    {"command": "/opt/venv/bin/memp-mcp", "args": ["serve"]},
+    {"command": r"C:\venv\Scripts\memp-mcp.exe"},
+    {"command": "uvx", "args": ["memp-mcp"]},
+    {"command": "uvx memp-mcp@0.1.0"},
+    {"command": "uv", "args": ["tool", "run", "--from", "memp-mcp[team]==0.1", "memp-mcp"]},
+    {"command": "python3", "args": ["-P", "-m", "memp_mcp"]},
+    {"type": "http", "url": "http://127.0.0.1:8765/mcp"},
+    {"httpUrl": "http://localhost:8765/mcp"},
+]
+NOT_OURS = [
+    {"command": "memp"},
+    {"command": "node", "args": ["/src/memp-mcp/server.js"]},
+    {"command": "memp-mcp-other"},
+    {"command": "my-memp-mcp"},
+    {"url": "https://memory.example/mcp"},
+    {"url": "http://127.0.0.1:8765/mcp@evil.example"},
+    {},
+]
+
+
+@pytest.mark.parametrize("entry", BY_HAND, ids=str)
+def test_an_entry_that_was_made_by_hand_is_known_and_taken_out(machine: Machine, entry: dict[str, Any]) -> None:
+    put_entry(machine, "cursor", entry)
+
+    [state] = json.loads(machine.run("status", "--json"))
+    machine.run("uninstall", "cursor")
+
+    assert (state["registered"], state["another_program"]) == (True, False)
+    assert machine.files() == {".cursor/mcp.json": "{}"}
+
+
+@pytest.mark.parametrize("entry", NOT_OURS, ids=str)
+def test_an_entry_is_not_ours_for_its_name_alone(machine: Machine, entry: dict[str, Any]) -> None:
+    put_entry(machine, "cursor", entry)
+
+    [state] = json.loads(machine.run("status", "--json"))
+
+    assert (state["registered"], state["another_program"]) == (False, True)
+    assert "nothing to change" in machine.run("uninstall", "cursor")
+
+
+@pytest.mark.parametrize("client", CLIENTS)
+def test_an_entry_that_named_an_address_starts_the_program_and_nothing_else(machine: Machine, client: str) -> None:
+    remote = {"headers": {"Authorization": "Bearer x"}, "http_headers": {"X": "y"}, "bearer_token_env_var": "TOKEN"}
+    switched_off = {"disabled": True, "enabled": False}
+    address = "serverUrl" if client == "windsurf" else "url"
+    theirs = {"type": "http", address: "http://127.0.0.1:8765/mcp", **remote, **switched_off, "timeout": 7}
+    put_entry(machine, client, theirs)
+
+    machine.run("install", client)
+
+    kind = SERVER[client][2]
+    started = {"command": [program()]} if client == "opencode" else {"command": program(), "args": []}
+    assert machine.entry(client) == {**({"type": kind} if kind else {}), **started, "timeout": 7}
+
+
+def test_what_says_that_an_entry_is_on_stays(machine: Machine) -> None:
+    put_entry(machine, "zed", {"command": "memp-mcp", "enabled": True, "type": "stdio", "disabled": False})
+
+    machine.run("install", "zed")
+
+    on = {"enabled": True, "type": "stdio", "disabled": False}
+    assert machine.entry("zed") == {"command": program(), "args": [], **on}
+
+
+# -- the plugin -----------------------------------------------------------------------------------------------
+
+
+def test_hooks_that_the_plugin_brings_are_not_put_in_twice(machine: Machine) -> None:
+    machine.has("claude-code")
+    machine.run("install", "claude-code")
+    settings = machine.data(".claude/settings.json")
+    machine.write(".claude/settings.json", json.dumps({**settings, "enabledPlugins": {"memp@memp-mcp": True}}))
+    assert "twice: by the plugin too" in " ".join(machine.run("status").split())
+
+    told = machine.run("install", "claude-code")
+
+    assert "Claude Code has the plugin memp@memp-mcp" in told
+    assert "hooks" not in machine.data(".claude/settings.json")
+    [state] = json.loads(machine.run("status", "--json"))
+    assert (state["registered"], state["plugin"], state["hooks"]) == (True, True, [])
+    assert "yes and by the plugin by the plugin" in " ".join(machine.run("status").split())
+    assert "keeps the plugin memp@memp-mcp" in machine.run("uninstall", "claude-code")
+    assert "by the plugin by the plugin" in " ".join(machine.run("status").split())
+
+
+def test_a_plugin_that_is_off_brings_nothing(machine: Machine) -> None:
+    machine.has("claude-code")
+    machine.write(".claude/settings.json", '{"enabledPlugins": {"memp@memp-mcp": false}}')
+
+    told = machine.run("install", "claude-code")
+
+    assert "has the plugin" not in told
+    assert machine.hooks("claude-code", "Stop")
 
 
 # -- the file itself -----------------------------------------------------------------------------------------
@@ -632,7 +858,7 @@ def test_a_client_that_was_moved_is_joined_where_its_variable_says(
 
     machine.run("install", client)
 
-    assert sorted(machine.files()) == sorted(f"elsewhere/{name}" for name in files)
+    assert {name for name, text in machine.files().items() if text} == {f"elsewhere/{name}" for name in files}
 
 
 @pytest.mark.parametrize(
@@ -763,10 +989,22 @@ def test_status_says_of_each_client_here_whether_it_is_joined(machine: Machine) 
     assert claude["hooks"] == list(CLIENTS["claude-code"].events)
     assert (codex["client"], codex["registered"], codex["hooks"]) == ("codex", False, [])
     assert codex["hooks_missing"] == list(CLIENTS["codex"].events)
-    assert (zed["command"], zed["command_found"], zed["hooks"]) == (["/gone/memp-mcp"], False, [])
+    assert (zed["registered"], zed["command"], zed["command_found"]) == (True, ["/gone/memp-mcp"], False)
     told = machine.run("status")
     assert "/gone/memp-mcp (is not there)" in " ".join(told.split())
     assert not (machine.home / ".memp").exists()
+
+
+def test_status_names_the_address_or_the_other_program(machine: Machine) -> None:
+    put_entry(machine, "cursor", {"url": "http://127.0.0.1:8765/mcp"})
+    put_entry(machine, "windsurf", {"serverUrl": "https://memory.example/mcp"})
+    put_entry(machine, "opencode", foreign("opencode"))
+
+    cursor, windsurf, opencode = (" ".join(line.split()) for line in machine.run("status").splitlines()[-3:])
+
+    assert cursor == "cursor yes http://127.0.0.1:8765/mcp"
+    assert windsurf == "windsurf another program https://memory.example/mcp"
+    assert opencode == "opencode another program other-prog a (is not there)"
 
 
 def test_status_says_when_a_client_was_last_heard_of_and_what_it_recorded(
@@ -849,20 +1087,24 @@ ADDED_BY = {
 
 @pytest.fixture
 def real(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> Machine:
-    """A machine with the clients of the folders that TEST_CLIENTS names, as PATH does."""
-    folders = os.environ.get("TEST_CLIENTS", "")
+    """A machine with the clients of the folders that TEST_CLIENTS names, as PATH does; else with those in the cache."""
+    cached = os.pathsep.join(map(str, sorted(CACHE.glob("*/node_modules/.bin"))))
+    folders = os.environ.get("TEST_CLIENTS") or cached
     node = shutil.which("node", path=os.defpath + os.pathsep + "/usr/local/bin")
     if not folders or node is None:
-        pytest.skip("no real clients: TEST_CLIENTS names no folders with their commands, or there is no node")
+        pytest.skip(f"no real clients: TEST_CLIENTS names none, none is in {CACHE}, or there is no node")
     monkeypatch.setenv("PATH", os.pathsep.join([folders, str(Path(node).parent), os.defpath]))
     monkeypatch.setenv("GEMINI_CLI_TRUST_WORKSPACE", "true")
     monkeypatch.chdir(machine.home)
     return machine
 
 
+def need(program: str) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not among the clients of TEST_CLIENTS, or else in {CACHE}")
+
+
 def asked(words: list[str]) -> str:
-    if shutil.which(words[0]) is None:
-        pytest.skip(f"{words[0]} is not among the clients of TEST_CLIENTS")
     environ = {k: v for k, v in os.environ.items() if not k.startswith("MEMP_")}
     done = subprocess.run(words, env=environ, capture_output=True, text=True, check=False, timeout=120)
     return done.stdout + done.stderr
@@ -871,6 +1113,7 @@ def asked(words: list[str]) -> str:
 @pytest.mark.parametrize("client", REAL)
 def test_the_real_client_sees_what_was_put_in_and_no_more_once_it_is_out(real: Machine, client: str) -> None:
     words, listed = REAL[client]
+    need(words[0])
 
     real.run("install", client)
     assert re.search(listed, asked(words))
@@ -881,6 +1124,8 @@ def test_the_real_client_sees_what_was_put_in_and_no_more_once_it_is_out(real: M
 
 @pytest.mark.parametrize("client", ADDED_BY)
 def test_the_real_clients_own_command_writes_the_same_entry(real: Machine, client: str) -> None:
+    need(ADDED_BY[client][0])
+
     asked([*ADDED_BY[client], program()])
     theirs = real.entry(client)
     real.run("uninstall", client)

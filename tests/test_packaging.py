@@ -6,7 +6,10 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 import tomllib
+import venv
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +21,8 @@ import pytest
 import skills_ref
 
 import memp_mcp
+from memp_mcp import clients
+from memp_mcp.clients import CLIENTS, Command, Found
 from memp_mcp.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -59,6 +64,51 @@ def test_the_command_is_called_as_the_package_so_that_uvx_and_pipx_need_no_more(
     assert project()["scripts"] == {project()["name"]: "memp_mcp.__main__:main"}
 
 
+# -- the wheel ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the package index gets, built from this folder."""
+    pytest.importorskip("hatchling", reason="hatchling, which builds the wheel, is not here")
+    folder = tmp_path_factory.mktemp("wheel")
+    subprocess.run([sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)], cwd=ROOT, check=True)
+    [built] = folder.glob("*.whl")
+    return built
+
+
+def test_the_wheel_holds_every_file_of_the_program_and_none_besides(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+
+    files = (path for path in (ROOT / "memp_mcp").rglob("*") if path.is_file() and path.suffix != ".pyc")
+    assert names == {path.relative_to(ROOT).as_posix() for path in files}
+    assert {"memp_mcp/catalogue.json", "memp_mcp/report.html", "memp_mcp/py.typed"} <= names
+
+
+def test_a_hook_needs_nothing_that_is_not_in_the_wheel(wheel: Path, tmp_path: Path) -> None:
+    """Nothing else is installed: what it imported from elsewhere would end it with a traceback and status 1."""
+    venv.create(tmp_path / "venv")
+    python = tmp_path / "venv" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index", "--no-deps"]
+    subprocess.run([*pip, "--disable-pip-version-check", str(wheel)], check=True)
+    event = {"session_id": "s", "transcript_path": str(tmp_path / "t.jsonl"), "cwd": str(tmp_path), "prompt": "go"}
+    environ = {"HOME": str(tmp_path), "USERPROFILE": str(tmp_path), "MEMP_HOOK_SECONDS": "20"}
+
+    for name in ("UserPromptSubmit", "Stop"):
+        done = subprocess.run(
+            [python.with_name("memp-mcp"), "hook", name, "--client", "codex"],
+            input=json.dumps({**event, "hook_event_name": name}).encode(),
+            env=environ,
+            cwd=tmp_path,
+            capture_output=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+    noted = [path for path in (tmp_path / ".memp").rglob("*") if path.is_file() and b"t.jsonl" in path.read_bytes()]
+    assert noted, "the end of a turn is written down for the next server"
+
+
 # -- the registry -------------------------------------------------------------------------------------------
 
 
@@ -94,11 +144,18 @@ def test_the_plugin_starts_the_documented_server() -> None:
 def test_the_plugin_tells_each_event_to_the_program() -> None:
     hooks = loaded("packaging/claude-code/hooks/hooks.json")["hooks"]
 
-    for event, matchers in hooks.items():
-        [told] = [hook for matcher in matchers for hook in matcher["hooks"]]
-        assert told["type"] == "command"
-        assert told["command"] == f"memp-mcp hook {event} --client claude-code || true"
-    assert {"SessionStart", "UserPromptSubmit", "Stop", "SessionEnd"} <= hooks.keys()
+    lines = {event: Command(("memp-mcp",)).hook("claude-code", event, "linux") for event in hooks}
+    installed = clients.put("claude-code", Path("settings.json"), "", Found(None, lines))
+
+    assert hooks == json.loads(installed)["hooks"]
+    assert list(hooks) == list(CLIENTS["claude-code"].events)
+    assert hooks["Stop"][0]["hooks"][0]["command"] == "memp-mcp hook Stop --client claude-code || true"
+
+
+def test_the_plugin_is_looked_for_under_its_name() -> None:
+    [entry] = loaded(".claude-plugin/marketplace.json")["plugins"]
+
+    assert CLIENTS["claude-code"].plugin == f"{entry['name']}@{loaded('.claude-plugin/marketplace.json')['name']}"
 
 
 def test_the_skill_of_the_plugin_is_valid_and_names_the_tools_that_there_are() -> None:

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
 from endpoint import Call, Model
+
+from memp_mcp.clients import Host, parts
 
 SECONDS = 180
 INSTALL_SECONDS = 600
@@ -70,13 +71,13 @@ QWEN = Client("qwen-code", "@qwen-code/qwen-code", "0.24.4", "qwen", "run_shell_
 CLIENTS = (CLAUDE, CODEX, QWEN)
 
 
-def install(client: Client) -> None:
-    """Install a client unless it is there; skip the test where that cannot be done."""
+def install(client: Client) -> str:
+    """Install a client unless it is there; returns why that cannot be done, or nothing."""
     if client.program.exists():
-        return
+        return ""
     npm = shutil.which("npm")
     if npm is None:
-        pytest.skip("npm is not there: the real clients are installed with it")
+        return "npm is not there: the real clients are installed with it"
     folder = client.program.parents[2]
     begun = folder.with_name(f"{folder.name}.{os.getpid()}")
     begun.mkdir(parents=True)
@@ -85,12 +86,13 @@ def install(client: Client) -> None:
         done = subprocess.run(command, capture_output=True, text=True, timeout=INSTALL_SECONDS, check=False)
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if "error" in line.lower()] or ["no reason given"]
-            pytest.skip(f"{client.package}@{client.version} cannot be installed: {said[0][:200]}")
+            return f"{client.package}@{client.version} cannot be installed: {said[0][:200]}"
         begun.rename(folder)
     except subprocess.TimeoutExpired:
-        pytest.skip(f"{client.package}@{client.version} was not installed within {INSTALL_SECONDS} s")
+        return f"{client.package}@{client.version} was not installed within {INSTALL_SECONDS} s"
     finally:
         shutil.rmtree(begun, ignore_errors=True)
+    return ""
 
 
 class Desk:
@@ -121,6 +123,12 @@ class Desk:
     def files(self) -> dict[str, bytes]:
         """What is in the home, by name."""
         return {str(file.relative_to(self.home)): file.read_bytes() for file in self.home.rglob("*") if file.is_file()}
+
+    def configuration(self) -> dict[str, str]:
+        """What is in the files that the client is configured by, and in those that are kept beside them."""
+        files = [Path(file) for file in parts(self.client.name, Host(self.env, sys.platform))]
+        beside = [file for folder in {file.parent for file in files} for file in folder.glob("*.before-*")]
+        return {file.name: file.read_text(encoding="utf-8") for file in [*files, *beside] if file.exists()}
 
     def session(self, prompt: str) -> str:
         """One session with one prompt, to its end; returns what the agent says last."""
