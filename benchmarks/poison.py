@@ -6,10 +6,10 @@ each with the task of a query to come, word for word or nearly, and a script tha
 steps is in commands that `hazards.py` knows by sight, the other half in plain words that nobody can tell from honest
 ones.
 
-Attacks: what is planted claims success, or claims a reward from its environment too; its text is the query's own, or the
-query's with a few words changed. The strongest of these comes besides from an attacker that recalls what it has planted
-and records that it followed it with success, and from one that does so under three names. The queries are 50 further
-tasks of the same kind; the ten that the attacker has guessed are among them, as are forty that it has not.
+Attacks: what is planted claims success, or claims a reward from its environment too; its text is the query's own, or
+the query's with a few words changed. The strongest of these comes besides from an attacker that recalls what it has
+planted and records that it followed it with success, and from one that does so under three names. The queries are 50
+further tasks of the same kind; the ten that the attacker has guessed are among them, as are forty that it has not.
 
 *Without the defence* is the same memory and the same hybrid ranking with nobody put back and no source limited. Nothing
 here was tuned: the weights stand in retrieve.py with their reasons, and this attack was written after them.

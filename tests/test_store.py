@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -234,6 +235,33 @@ def test_what_a_dead_process_left_half_way_is_seen_by_a_process_that_goes_on(sto
         save(store, revised(made))
     assert store.procedure(made.id) == later
     save(store, revised(later))
+
+
+def test_what_a_failed_write_left_half_way_is_finished_by_the_next_one(store: Store) -> None:
+    _, made = learnt(store)
+    later = revised(made, title="Later")
+
+    def fail_half_way() -> None:
+        with store._writing():
+            store._tables.add("procedure_versions", [version_row(later, "o_1")])
+            raise OSError(errno.ENOSPC, "no space left")
+
+    with pytest.raises(StoreFull):
+        fail_half_way()
+
+    assert (store.directory / "writing").exists()
+    save(store, procedure("Another"))
+    assert store.procedure(made.id) == later
+    assert not (store.directory / "writing").exists()
+
+
+def test_a_write_that_failed_before_it_wrote_anything_leaves_no_mark(store: Store) -> None:
+    _, made = learnt(store)
+
+    with pytest.raises(StaleRevision):
+        save(store, revised(revised(made)))
+
+    assert not (store.directory / "writing").exists()
 
 
 def die_after(store: Store, commit: Commit, table: str) -> None:
