@@ -203,46 +203,6 @@ def error_signature(error: str) -> str:
     return " ".join(text.split())
 
 
-# -- what the user says ----------------------------------------------------------------------------------------------
-
-_LEAD = (
-    r"(?:(?:ok(?:ay)?|yes|yep|great|nice|cool|good|thanks|thank you|thx|oh|hm+|sorry|well|but|no|nope)\b[\s,.!:;-]*)*"
-)
-_IT = r"(?:it|that|this|everything|which)"
-_NOT = r"(?:n['\u2019]t|\s+not)"
-_COMPLAINS = re.compile(
-    rf"{_LEAD}(?:(?:{_IT}\s+)?(?:still|again)\s+(?:fails?\b|failing|broken|crash|(?:is\s+)?not (?:work|right|fixed)"
-    rf"|(?:does|do|is){_NOT}\s+(?:work|pass|compile|build|run|start))"
-    rf"|(?:{_IT}\s+(?:does|did|is|wo|has)|does|did){_NOT}\s+(?:work|help|fix|pass|compile)"
-    rf"|{_IT}(?:['\u2019]s| is| was)\s+(?:still )?(?:wrong|broken|not (?:right|correct|what i (?:asked|meant|wanted)))"
-    r"|not what i (?:asked|meant|wanted)|wrong\b(?! with)|you broke\b"
-    r"|(?:please )?(?:revert|undo) (?:that|this|it|your)\b)",
-    re.IGNORECASE,
-)
-_APPROVES = re.compile(
-    rf"{_LEAD}(?:{_IT}\s+(?:all\s+)?works?\b|works?\s+(?:now|fine|great|well|perfectly)\b|works[.!]*$"
-    rf"|{_IT} (?:did it|fixed it|was it|solved it)\b|(?:fixed|solved)[.!]*$|perfect(?:ly)?\b|excellent\b|awesome\b"
-    r"|lgtm\b|(?:it |that |this |all )?looks (?:good|great|right|perfect)\b"
-    r"|(?:well done|(?:good|great|nice) (?:job|work))\b)"
-    r"|(?:(?:great|nice|cool|thanks(?: a lot| so much)?|thank you(?: very much| so much)?|thx)[\s,.!]*)+$",
-    re.IGNORECASE,
-)
-_RESERVES = re.compile(r"\b(?:but|however|except|although|though|yet|unless|if|when|once|until|should|would)\b|\?")
-
-
-def opinion(text: str) -> bool | None:
-    """What a user's next words say about the work before: True praise, False a complaint, None neither.
-
-    Only what is said of "it", or of nothing at all: a complaint about some thing by name may be the next task.
-    """
-    first = text.strip()[:_LINE]
-    if _COMPLAINS.match(first):
-        return False
-    sentence = re.split(r"(?<=[.!])\s|\n", first, maxsplit=1)[0]
-    approves = _APPROVES.match(first) is not None and not _RESERVES.search(sentence.lower())
-    return True if approves else None
-
-
 # -- the verb of an action --------------------------------------------------------------------------------------------
 
 _CALL = re.compile(r"([A-Za-z_][\w.-]*)\s*(?:(?=[({\[])|:\s)(.*)", re.DOTALL)
@@ -258,6 +218,7 @@ _PREPARING = re.compile(
     r"(?:(?:cd|source|export|set|pushd|\.)\s[^&;|\n]*(?:&&|;|\n)\s*|\w+=\S*\s+|sudo\s+|time\s+|timeout\s+\S+\s+)+"
 )
 _SEPARATOR = re.compile(r"&&|\|\||[;\n]")
+_GIT_OPTIONS = re.compile(r"\bgit(?:\s+(?:-[Cc]\s+\S+|--(?:git-dir|work-tree)[=\s]\s*\S+|--no-pager|-P))+(?=\s)")
 
 
 _FOR_ITSELF = {
@@ -277,6 +238,12 @@ def head(action: str) -> str:
     if not tool:
         return _command(rest)
     return f"{tool}:{_command(rest)}" if _SHELL.fullmatch(tool) else tool
+
+
+def shell_line(action: str) -> str:
+    """What an action gives to a shell, the options before git's commands left out; empty where it is another tool's."""
+    tool, line = _call(action)
+    return "" if tool and not _SHELL.fullmatch(tool) else _GIT_OPTIONS.sub("git", line)
 
 
 def _call(action: str) -> tuple[str, str]:
@@ -320,7 +287,7 @@ def _prepared(text: str) -> str:
 
 
 def _command(text: str) -> str:
-    words = _prepared(text.strip()).split() or text.split()
+    words = _GIT_OPTIONS.sub("git", _prepared(text.strip())).split() or text.split()
     if words[1:2] == ["-m"] and len(words) > 2 and words[0].startswith("python"):
         words = words[2:]
     if not words:
