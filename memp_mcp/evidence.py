@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +18,8 @@ from memp_mcp.models import Step, Text, Trajectory, Value
 ERROR_CHARACTERS = 300
 _LINE = 500  # characters of a line that are looked at
 _ERROR = 2_000  # characters of an error
+EXIT_CODES = ("exit_code", "exitCode", "exit_status", "returncode", "return_code")
+"""By these names programs tell of an exit code."""
 _ENDS = 20_000  # characters of a long observation that are looked at, at each end
 
 
@@ -66,7 +69,6 @@ _PASSED = re.compile(
     r"=+ (?!.*(?:failed|error)).*\d+ passed.* =+$|test result: ok|OK$|.*\b\d+ (?:tests?|passed)\b.*\b0 fail"
     r"|Tests:\s+\d+ passed"
 )
-_TOLD = ("exit_code", "exitCode", "exit_status", "returncode", "return_code")
 
 
 def failure(step: Step) -> str | None:
@@ -100,14 +102,14 @@ def _lines(text: str) -> list[str]:
 def _told(text: str, lines: list[str]) -> bool | None:
     """Whether an exit code or a flag says that it failed; None where there is none."""
     flags = _json_object(text)
-    code = next((flags[k] for k in _TOLD if isinstance(flags.get(k), int)), None)
+    code = next((flags[k] for k in EXIT_CODES if isinstance(flags.get(k), int)), None)
     if code is not None:
         return code != 0
     if flags.get("success") is False or flags.get("is_error") is True or flags.get("isError") is True:
         return True
     if isinstance(flags.get("error"), str) and flags["error"]:
         return True
-    codes = [found for line in (*lines[:2], *lines[-3:]) if (found := _EXIT.match(line) or _EXIT.search(line))]
+    codes = [found for line in (*lines[:3], *lines[-3:]) if (found := _EXIT.match(line) or _EXIT.search(line))]
     return any(int(next(filter(None, c.groups()))) != 0 for c in codes) if codes else None
 
 
@@ -240,10 +242,48 @@ def head(action: str) -> str:
     return f"{tool}:{_command(rest)}" if _SHELL.fullmatch(tool) else tool
 
 
+_DOCUMENT = re.compile(r"<<-?[ \t]*(['\"]?)(\w+)\1([^\n]*)\n.*?(?:\n[ \t]*\2[ \t]*(?=\n|\)|$)|\Z)", re.DOTALL)
+_SURROUNDING = re.compile(r"\w+=.*|sudo|env|time|command|exec")
+_REDIRECTION = re.compile(r"\d?[<>]{1,2}(.*)")
+
+
 def shell_line(action: str) -> str:
-    """What an action gives to a shell, the options before git's commands left out; empty where it is another tool's."""
+    """What an action gives to a shell; empty where it is another tool's.
+
+    Documents that stand in it are left out, and the options before git's commands.
+    """
     tool, line = _call(action)
-    return "" if tool and not _SHELL.fullmatch(tool) else _GIT_OPTIONS.sub("git", line)
+    return "" if tool and not _SHELL.fullmatch(tool) else _GIT_OPTIONS.sub("git", _DOCUMENT.sub(r"\3", line))
+
+
+def commands(action: str) -> Iterator[list[str]]:
+    """The words of each command that an action gives to a shell, in order; none where its quotes are broken."""
+    lexer = shlex.shlex(re.sub(r"\d?>&\d|\\\n", " ", shell_line(action)), posix=True, punctuation_chars=";&|()\n")
+    lexer.whitespace, lexer.whitespace_split = " \t\r", True
+    try:
+        words = list(lexer)
+    except ValueError:
+        return
+    command: list[str] = []
+    for word in [*words, ";"]:
+        if word.strip(";&|()\n"):
+            command.append(word)
+            continue
+        if plain := _without_surroundings(command):
+            yield plain
+        command = []
+
+
+def _without_surroundings(words: Sequence[str]) -> list[str]:
+    """A command without variables, sudo and redirections."""
+    plain: list[str] = []
+    skips = False
+    for word in words:
+        redirection = _REDIRECTION.fullmatch(word)
+        if not skips and redirection is None and (plain or not _SURROUNDING.fullmatch(word)):
+            plain.append(word)
+        skips = redirection is not None and not redirection[1]
+    return plain
 
 
 def _call(action: str) -> tuple[str, str]:
@@ -302,8 +342,9 @@ def _command(text: str) -> str:
 
 _READING = re.compile(
     r"cat|head|tail|less|more|bat|nl|sed|awk|jq|grep|rg|ag|read|view|glob|find|ls|tree|webfetch"
-    r"|git (?:log|show|diff|blame|grep)"
+    r"|git (?:log|show|diff|blame|grep)|docker logs|kubectl logs|journalctl|dmesg"
 )
+_PASSING_ON = re.compile(r"cd|echo|printf|true|sort|uniq|wc|cut|tr|column")
 _LOOKING = re.compile(
     _READING.pattern + r"|go|goto|walk|navigate|look|examine|inspect|inventory|open|search|list|show|wc|file|stat|which"
     r"|pwd|du|git (?:status|branch)"
@@ -325,6 +366,15 @@ def reads(action: str) -> bool:
     """Whether an action shows a text that was there before: what stands in it says nothing about this step."""
     verb = _verb(action)
     return _READING.fullmatch(verb) is not None or _words(verb)[0] in {"read", "grep", "view"}
+
+
+def only_reads(action: str) -> bool:
+    """Whether an action does nothing but show texts that were there before, in all of its commands."""
+    told = list(commands(action))
+    others = (head(" ".join(words)).lower() for words in told)
+    return (
+        reads(action) and not edits(action) and all(_READING.fullmatch(o) or _PASSING_ON.fullmatch(o) for o in others)
+    )
 
 
 def observes(action: str) -> bool:

@@ -7,9 +7,9 @@ not known what an edit wrote to, or a part of the work was committed, only what 
 from __future__ import annotations
 
 import re
-import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from memp_mcp import evidence
 from memp_mcp.models import Step
@@ -29,10 +29,10 @@ def undone(steps: Iterable[Step]) -> int | None:
         if evidence.edits(step.action):
             work.written.append(_files(step.action))
             found = None
-            for words in _commands(step.action):
+            for words in evidence.commands(step.action):
                 work.hear(words)
         elif evidence.failure(step) is None:
-            for words in _commands(step.action):
+            for words in evidence.commands(step.action):
                 if work.is_undone_by(words, step.observation):
                     found = i
                 elif _is_back_by(words):
@@ -44,7 +44,7 @@ def undone(steps: Iterable[Step]) -> int | None:
 
 def brings_back(action: str) -> bool:
     """Whether an action puts into place what had been put aside, so that what was seen before says nothing of it."""
-    return any(map(_is_back_by, _commands(action)))
+    return any(map(_is_back_by, evidence.commands(action)))
 
 
 def _is_back_by(words: Words) -> bool:
@@ -125,13 +125,13 @@ class _Work:
         options = {w for w in rest if w.startswith("-")}
         if options & {*_IN_PARTS, "--staged", "-S", "--keep-index", "-k"}:
             return False
-        if not rest or rest[0].startswith("-") or rest[0] == "save":
+        before, after = _at_dashes(rest)
+        if after:
+            return before[:1] in ([], ["push"]) and self._is_within(after)
+        if not before or before[0].startswith("-") or before[0] == "save":
             return True
-        before, after = _at_dashes(rest[1:])
-        named = [
-            w for last, w in zip(["", *before], before, strict=False) if not {last, w[:1]} & {"-m", "--message", "-"}
-        ]
-        return rest[0] == "push" and (not (named or after) or self._is_within([*named, *after]))
+        named = [w for last, w in pairwise(before) if last not in {"-m", "--message"} and not w.startswith("-")]
+        return before[0] == "push" and (not named or self._is_within(named))
 
     def _is_file(self, path: str) -> bool:
         return any(_lies_in(file, path) for files in self.written for file in files)
@@ -168,7 +168,7 @@ _FILE = re.compile(r"(?<![\w./@~+-])(?:[\w@~+.-]*/)*[\w@+-][\w@+.-]*\.[A-Za-z]\w
 def _files(action: str) -> set[str]:
     """The files that an edit names, and perhaps others; none where it does not say which."""
     line = evidence.shell_line(action)
-    named = _PATCHED.findall(action) or (_FILE.findall(_without_documents(line)) if line else _ARGUMENT.findall(action))
+    named = _PATCHED.findall(action) or (_FILE.findall(line) if line else _ARGUMENT.findall(action))
     return {name.strip() for name in named}
 
 
@@ -176,45 +176,3 @@ def _lies_in(file: str, path: str) -> bool:
     """Whether a file is *path* or lies in it, where one of them may be told from another folder than the other."""
     file, path = (f"/{text.removeprefix('./').strip('/')}/" for text in (file, path))
     return path in file or file.endswith(path) or path.endswith(file)
-
-
-# -- commands of a shell ----------------------------------------------------------------------------------------------
-
-_DOCUMENT = re.compile(r"<<-?[ \t]*(['\"]?)(\w+)\1([^\n]*)\n.*?(?:\n[ \t]*\2[ \t]*(?=\n|\)|$)|\Z)", re.DOTALL)
-_BEFORE = re.compile(r"\w+=.*|sudo|env|time|command|exec")
-_REDIRECTION = re.compile(r"\d?[<>]{1,2}(.*)")
-
-
-def _without_documents(line: str) -> str:
-    return _DOCUMENT.sub(r"\3", line)
-
-
-def _commands(action: str) -> Iterator[list[str]]:
-    """The words of each command that an action gives to a shell, in order; none where its quotes are broken."""
-    line = re.sub(r"\d?>&\d|\\\n", " ", _without_documents(evidence.shell_line(action)))
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|()\n")
-    lexer.whitespace, lexer.whitespace_split = " \t\r", True
-    try:
-        words = list(lexer)
-    except ValueError:
-        return
-    command: list[str] = []
-    for word in [*words, ";"]:
-        if word.strip(";&|()\n"):
-            command.append(word)
-            continue
-        if told := _told(command):
-            yield told
-        command = []
-
-
-def _told(words: Words) -> list[str]:
-    """A command without what only surrounds it: variables, sudo, redirections."""
-    told: list[str] = []
-    skips = False
-    for word in words:
-        redirection = _REDIRECTION.fullmatch(word)
-        if not skips and redirection is None and (told or not _BEFORE.fullmatch(word)):
-            told.append(word)
-        skips = redirection is not None and not redirection[1]
-    return told
