@@ -231,9 +231,8 @@ def _export_skills(options: argparse.Namespace, settings: Settings) -> Answer:
         raise BadInput("Say either a file, for the whole memory, or --skills with a folder.")
     done = export_skills(_open(settings), options.skills, project=options.project, force=options.force)
     lines = [f"{d.done:>10}  {options.skills / d.name}" for d in done]
-    kept = any(d.done == "kept" for d in done)
-    hint = ["kept: edited by hand; `memp-mcp import` shows how, --force overwrites it"] if kept else []
-    return Answer(done, [*lines, *hint] or ["no procedure has a verified success"], OK if done else NOTHING)
+    hints = [f"kept: {note}" for note in dict.fromkeys(d.note for d in done if d.note)]
+    return Answer(done, [*lines, *hints] or ["no procedure has a verified success"], OK if done else NOTHING)
 
 
 def backup(options: argparse.Namespace, settings: Settings) -> Answer:
