@@ -16,6 +16,7 @@ from memp_mcp.models import Step
 
 Words = Sequence[str]
 
+_VERSION_CONTROL = re.compile(r"\b(?:git|hg|jj)\b")
 _TREE = {".", "./", ":/", "*"}
 _BRINGS_BACK = {("git", "stash", "pop"), ("git", "stash", "apply"), ("git", "stash", "branch"), ("git", "cherry-pick")}
 _IN_PARTS = {"-p", "--patch", "-i", "--interactive"}
@@ -29,10 +30,10 @@ def undone(steps: Iterable[Step]) -> int | None:
         if evidence.edits(step.action):
             work.written.append(_files(step.action))
             found = None
-            for words in evidence.commands(step.action):
+            for words in _commands(step.action):
                 work.hear(words)
         elif evidence.failure(step) is None:
-            for words in evidence.commands(step.action):
+            for words in _commands(step.action):
                 if work.is_undone_by(words, step.observation):
                     found = i
                 elif _is_back_by(words):
@@ -44,7 +45,11 @@ def undone(steps: Iterable[Step]) -> int | None:
 
 def brings_back(action: str) -> bool:
     """Whether an action puts into place what had been put aside, so that what was seen before says nothing of it."""
-    return any(map(_is_back_by, evidence.commands(action)))
+    return any(map(_is_back_by, _commands(action)))
+
+
+def _commands(action: str) -> Iterable[list[str]]:
+    return evidence.commands(action) if _VERSION_CONTROL.search(action) else ()
 
 
 def _is_back_by(words: Words) -> bool:
