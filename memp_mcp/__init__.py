@@ -28,7 +28,8 @@ The house, in the order in which a request walks through it; imports run the sam
     lookup.py     what the memory has under an id; vectors.py the vectors that things are compared by
     update.py     Episode → changes (Update); adjust.py corrections of what failed: pure decisions
     revisions.py  how a procedure becomes its next snapshot, and how two of them differ
-    judge.py      Trajectory → Reward, where the environment gave none: rules, then an LLM
+    judge.py      Trajectory → Reward, where the environment gave none: rules, then an LLM; undone.py whether the work
+                  was taken back, opinions.py what the user's next words say about it
     build.py      Trajectory → Procedure (Build)
     retrieve.py   keys and ranking (Retrieve)
     transcripts/  one file a format: other programs' transcripts → Trajectory

@@ -27,7 +27,7 @@ from memp_mcp.models import (
 )
 from memp_mcp.record import Recorded
 from memp_mcp.settings import Settings
-from memp_mcp.transcripts import Exported, Skipped, own
+from memp_mcp.transcripts import Exported, Skipped, Unreadable, own
 from memp_mcp.transcripts.places import Source, below, kept_by
 
 ALL = 1_000_000
@@ -36,6 +36,8 @@ CHUNK = 64
 
 CHUNK_CHARACTERS = 16_000_000
 """Of the trajectories written together: two of the largest that can be stored."""
+TASK_CHARACTERS = 100
+"""Of a task that a preview shows."""
 TOLD = 100
 """Reasons why places gave nothing that are told; all places are counted."""
 
@@ -54,6 +56,15 @@ class Imported(Value):
     unknown: int = Field(default=0, description="How many of those stored nobody could judge.")
     skipped: tuple[str, ...] = Field(default=(), description="Why places gave nothing: each reason, the first place.")
     skips: int = Field(default=0, description="How many places gave nothing.")
+    unread: int = Field(default=0, description="How many of the files that were named gave nothing at all.")
+
+
+class Learnable(Value):
+    """A trajectory that a procedure would be built from or merged into."""
+
+    task: str = Field(description="In one line, shortened.")
+    verdict: str = Field(description="success, failure or unknown.")
+    judged_by: str = Field(description="Empty: by nobody.")
 
 
 class Preview(Value):
@@ -67,9 +78,11 @@ class Preview(Value):
     failure: int = 0
     unknown: int = 0
     learnt: int = Field(default=0, description="Trajectories that a procedure would be built from or merged into.")
+    tasks: tuple[Learnable, ...] = Field(default=(), description="Those, in the order of the file.")
     exported: int = Field(default=0, description="Values of an exported memory.")
     skipped: tuple[str, ...] = Field(default=(), description="Why places gave nothing: each reason, the first place.")
     skips: int = Field(default=0, description="How many places gave nothing.")
+    unread: int = Field(default=0, description="1 for a file that was named and gave nothing at all.")
 
 
 class _Skips:
@@ -149,35 +162,31 @@ def import_files(
     """Record the trajectories of transcripts, and take over whole exported memories; each content once.
 
     What is read is written in batches, across the files: an import that is broken off keeps those, and when it is run
-    again it passes over them. *project* is that of `transcripts.reading`.
+    again it passes over them. *project* is that of `transcripts.reading`. *advance* is told of each file.
 
     Raises:
-        BadInput: a named file is of no known format; what was read from the files before it is stored.
+        BadInput: there is no such format.
 
     """
-    learn = partial(memory.record_all, build_policy=build_policy, update_policy=update_policy, advance=advance)
+    learn = partial(memory.record_all, build_policy=build_policy, update_policy=update_policy)
     total = Imported()
     skips = _Skips()
     exported: list[Trajectory | Procedure | Event] = []
-    refused: BadInput | None = None
-    for batch in _batches(_read(paths, source_format=source_format, project=project)):
+    for batch in _batches(_read(paths, source_format=source_format, project=project, advance=advance)):
         sifted = _sifted(memory, batch, skips)
         exported += sifted.exported
-        total = _learnt(total, learn(sifted.trajectories))
-        refused = sifted.refused
+        total = _added(_learnt(total, learn(sifted.trajectories)), unread=len(sifted.unread))
     if exported:
         total = _take_over(memory, exported, total, skips)
-    if refused:
-        raise refused
     return total.model_copy(update=skips.report())
 
 
 class _Piece(NamedTuple):
-    """What was found in a file; a BadInput is the last there is."""
+    """What was found in a file; Unreadable where it was named and nothing can be read of it."""
 
     path: Path
     format: str
-    value: Trajectory | Exported | Skipped | BadInput
+    value: Trajectory | Exported | Skipped | Unreadable
 
 
 class _Sifted(NamedTuple):
@@ -185,23 +194,32 @@ class _Sifted(NamedTuple):
 
     trajectories: list[Trajectory]
     exported: list[Trajectory | Procedure | Event]
-    refused: BadInput | None
+    unread: list[Path]
 
 
-def _read(paths: Iterable[Path | Source], *, source_format: str | None, project: str = "") -> Iterator[_Piece]:
-    """What is in the files, up to the first named one that cannot be read at all."""
+def _read(
+    paths: Iterable[Path | Source],
+    *,
+    source_format: str | None,
+    project: str = "",
+    advance: Advance | None = None,
+) -> Iterator[_Piece]:
+    """What is in the files; *advance* is told of each."""
     for source in (p if isinstance(p, Source) else Source(p, named=True) for p in paths):
-        try:
-            reading = transcripts.reading(source.path, source_format=source_format, project=project)
-        except (BadInput, OSError) as error:
-            refused = error if isinstance(error, BadInput) else BadInput(f"{source.path} cannot be read: {error}.")
-            if source.named:
-                yield _Piece(source.path, "", refused)
-                return
-            yield _Piece(source.path, "", Skipped(source.path, 1, "It is of no known format."))
-            continue
-        for value in reading.values:
-            yield _Piece(source.path, reading.format, value)
+        yield from _pieces(source, source_format, project)
+        if advance:
+            advance(1)
+
+
+def _pieces(source: Source, source_format: str | None, project: str) -> Iterator[_Piece]:
+    try:
+        reading = transcripts.reading(source.path, source_format=source_format, project=project)
+    except (Unreadable, OSError) as error:
+        refused = error if isinstance(error, Unreadable) else Unreadable(source.path, f"{error.strerror or error}.")
+        yield _Piece(source.path, "", refused if source.named else Skipped(source.path, 1, refused.reason))
+        return
+    for value in reading.values:
+        yield _Piece(source.path, reading.format, value)
 
 
 def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
@@ -222,12 +240,13 @@ def _size(value: object) -> int:
 
 
 def _sifted(memory: Memory, batch: Iterable[_Piece], skips: _Skips) -> _Sifted:
-    sifted = _Sifted([], [], None)
+    sifted = _Sifted([], [], [])
     for piece in batch:
         try:
             match piece.value:
-                case BadInput() as refused:
-                    sifted = sifted._replace(refused=refused)
+                case Unreadable(advice=advice):
+                    sifted.unread.append(piece.path)
+                    skips.add(str(piece.path), advice)
                 case Skipped(path, line, reason):
                     skips.add(f"{path}:{line}", reason)
                 case Exported(value):
@@ -263,38 +282,47 @@ def preview(
 ) -> tuple[list[Preview], Preview]:
     """What an import would find in each file, and in all of them; it stores nothing and makes no memory.
 
-    Outcomes are judged by the rules; an LLM is not asked.
+    Outcomes are judged by the rules; an LLM is not asked. *advance* is told of each file.
 
     Raises:
-        BadInput: a named file is of no known format, or the rules of the settings cannot be used.
+        BadInput: there is no such format, or the rules of the settings cannot be used.
 
     """
     rules = judge.load_rules(settings.rules or settings.directory / "rules.toml", required=settings.rules is not None)
     policy = update_policy or settings.update
     found: dict[Path, Preview] = {}
+    tasks: dict[Path, list[Learnable]] = defaultdict(list)
     skips: dict[Path | None, _Skips] = defaultdict(_Skips)
-    for piece in _read(paths, source_format=source_format, project=project):
+    for piece in _read(paths, source_format=source_format, project=project, advance=advance):
         before = found.get(piece.path, Preview(file=str(piece.path), format=piece.format))
         seen = _seen(piece, rules, policy)
         found[piece.path] = _both(before, seen)
-        if isinstance(piece.value, Skipped):
+        tasks[piece.path] += seen.tasks
+        if why := _why_nothing(piece):
             for part in (piece.path, None):
-                skips[part].add(f"{piece.value.path}:{piece.value.line}", piece.value.reason)
-        if advance:
-            advance(seen.trajectories)
+                skips[part].add(*why)
     total = reduce(_both, found.values(), Preview(file="in all"))
-    files = [seen.model_copy(update=skips[path].report()) for path, seen in found.items()]
+    files = [
+        seen.model_copy(update={"tasks": tuple(tasks[path]), **skips[path].report()}) for path, seen in found.items()
+    ]
     return files, total.model_copy(update=skips[None].report())
 
 
 def _seen(piece: _Piece, rules: Sequence[judge.Rule], policy: UpdatePolicy) -> Preview:
+    if isinstance(piece.value, Trajectory):
+        return _outlook(piece.value, rules, policy)
+    return Preview(file="", exported=isinstance(piece.value, Exported), unread=isinstance(piece.value, Unreadable))
+
+
+def _why_nothing(piece: _Piece) -> tuple[str, str] | None:
+    """The place that gave nothing, and why."""
     match piece.value:
-        case BadInput() as refused:
-            raise refused
-        case Trajectory() as told:
-            return _outlook(told, rules, policy)
+        case Unreadable(advice=advice):
+            return str(piece.path), advice
+        case Skipped(path, line, reason):
+            return f"{path}:{line}", reason
         case _:
-            return Preview(file="", exported=isinstance(piece.value, Exported))
+            return None
 
 
 def _both(one: Preview, other: Preview) -> Preview:
@@ -304,6 +332,7 @@ def _both(one: Preview, other: Preview) -> Preview:
 def _outlook(trajectory: Trajectory, rules: Sequence[judge.Rule], policy: UpdatePolicy) -> Preview:
     clean = redact.redact_trajectory(trajectory)[0]
     judged = clean.model_copy(update={"reward": judge.judge(clean, rules=rules)})
+    learnt = update.wants_draft(judged, policy)
     return Preview(
         file="",
         trajectories=1,
@@ -311,8 +340,16 @@ def _outlook(trajectory: Trajectory, rules: Sequence[judge.Rule], policy: Update
         success=judged.succeeded is True,
         failure=judged.succeeded is False,
         unknown=judged.succeeded is None,
-        learnt=update.wants_draft(judged, policy),
+        learnt=learnt,
+        tasks=(_learnable(judged),) if learnt else (),
     )
+
+
+def _learnable(judged: Trajectory) -> Learnable:
+    verdict = {True: "success", False: "failure", None: "unknown"}[judged.succeeded]
+    task = " ".join(judged.task.split())
+    shown = task if len(task) <= TASK_CHARACTERS else f"{task[: TASK_CHARACTERS - 1]}…"
+    return Learnable(task=shown, verdict=verdict, judged_by=judged.reward.judged_by if judged.reward else "")
 
 
 def _fit_to_store(value: Trajectory | Procedure | Event) -> Trajectory | Procedure | Event:
@@ -449,7 +486,7 @@ def bootstrap(
     report: list[Kept] = []
     for path, _, item in _read(below(paths), source_format=source_format):
         match item:
-            case BadInput():
+            case Unreadable():
                 raise item
             case Exported():
                 raise BadInput(f"{path} is an exported memory. Take it over by `memp-mcp import`.")

@@ -232,7 +232,7 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     answer: Answer = options.run(options, settings)
     _print(answer, as_json=options.json)
     sys.stdout.flush()
-    return answer.code
+    return _failed(answer.problem, as_json=options.json) if answer.problem else answer.code
 
 
 def _unwritten(error: OSError, *, as_json: bool) -> int:

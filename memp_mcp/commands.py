@@ -41,6 +41,8 @@ class Answer(NamedTuple):
     data: Any
     lines: Sequence[str | Table]
     code: int = OK
+    problem: str = ""
+    """What went wrong beside it: said on stderr, and then the exit code is that of an error."""
 
 
 Command = Callable[[argparse.Namespace, Settings], Answer]
@@ -138,7 +140,7 @@ def import_all(options: argparse.Namespace, settings: Settings) -> Answer:
     files = sources(options.files, options.clients, os.environ)
     if options.dry_run:
         return _import_preview(options, settings, files)
-    with _progress("importing") as advance:
+    with _progress("importing", total=len(files)) as advance:
         done = import_files(
             _open(settings),
             files,
@@ -154,7 +156,11 @@ def import_all(options: argparse.Namespace, settings: Settings) -> Answer:
     )
     if done.unknown:
         line += f"; {done.unknown} of unknown outcome"
-    return Answer(done, [line, *_skips(done.skips, done.skipped)])
+    return Answer(done, [line, *_skips(done.skips, done.skipped)], problem=_unread(done.unread))
+
+
+def _unread(count: int) -> str:
+    return f"{count:,} of the named files could not be read; what was skipped tells why." if count else ""
 
 
 def _import_skills(options: argparse.Namespace, settings: Settings, found: Sequence[Path]) -> Answer:
@@ -176,7 +182,7 @@ def _import_skills(options: argparse.Namespace, settings: Settings, found: Seque
 def _import_preview(options: argparse.Namespace, settings: Settings, files: Sequence[Source]) -> Answer:
     from memp_mcp.archive import preview  # noqa: PLC0415 - imports LanceDB
 
-    with _progress("reading") as advance:
+    with _progress("reading", total=len(files)) as advance:
         found, total = preview(
             settings,
             files,
@@ -190,7 +196,8 @@ def _import_preview(options: argparse.Namespace, settings: Settings, files: Sequ
     for seen in (*found, total):
         row = (seen.format, *(getattr(seen, figure) for figure in figures))
         lines.append("".join(f"{cell:>14}" for cell in row) + f"  {seen.file}")
-    return Answer(found, [*lines, *_skips(total.skips, total.skipped)])
+        lines += [f"{task.verdict:>14}  by {task.judged_by or 'nobody'}: {task.task}" for task in seen.tasks]
+    return Answer(found, [*lines, *_skips(total.skips, total.skipped)], problem=_unread(total.unread))
 
 
 def _skips(count: int, reasons: Sequence[str]) -> list[str]:
@@ -224,9 +231,8 @@ def _export_skills(options: argparse.Namespace, settings: Settings) -> Answer:
         raise BadInput("Say either a file, for the whole memory, or --skills with a folder.")
     done = export_skills(_open(settings), options.skills, project=options.project, force=options.force)
     lines = [f"{d.done:>10}  {options.skills / d.name}" for d in done]
-    kept = any(d.done == "kept" for d in done)
-    hint = ["kept: edited by hand; `memp-mcp import` shows how, --force overwrites it"] if kept else []
-    return Answer(done, [*lines, *hint] or ["no procedure has a verified success"], OK if done else NOTHING)
+    hints = [f"kept: {note}" for note in dict.fromkeys(d.note for d in done if d.note)]
+    return Answer(done, [*lines, *hints] or ["no procedure has a verified success"], OK if done else NOTHING)
 
 
 def backup(options: argparse.Namespace, settings: Settings) -> Answer:
@@ -545,12 +551,12 @@ def _table(*columns: str) -> Table:
 
 
 @contextmanager
-def _progress(what: str) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr, where a person sees it and a pipe does not."""
+def _progress(what: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr, where a person sees it and a pipe does not; *total* is None where nobody knows it."""
     columns = (SpinnerColumn(), TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(what, total=None)
+        task = progress.add_task(what, total=total)
 
         def advance(done: int) -> None:
             progress.advance(task, done)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -17,6 +18,8 @@ from memp_mcp.models import Step, Text, Trajectory, Value
 ERROR_CHARACTERS = 300
 _LINE = 500  # characters of a line that are looked at
 _ERROR = 2_000  # characters of an error
+EXIT_CODES = ("exit_code", "exitCode", "exit_status", "returncode", "return_code")
+"""By these names programs tell of an exit code."""
 _ENDS = 20_000  # characters of a long observation that are looked at, at each end
 
 
@@ -66,7 +69,6 @@ _PASSED = re.compile(
     r"=+ (?!.*(?:failed|error)).*\d+ passed.* =+$|test result: ok|OK$|.*\b\d+ (?:tests?|passed)\b.*\b0 fail"
     r"|Tests:\s+\d+ passed"
 )
-_TOLD = ("exit_code", "exitCode", "exit_status", "returncode", "return_code")
 
 
 def failure(step: Step) -> str | None:
@@ -100,14 +102,14 @@ def _lines(text: str) -> list[str]:
 def _told(text: str, lines: list[str]) -> bool | None:
     """Whether an exit code or a flag says that it failed; None where there is none."""
     flags = _json_object(text)
-    code = next((flags[k] for k in _TOLD if isinstance(flags.get(k), int)), None)
+    code = next((flags[k] for k in EXIT_CODES if isinstance(flags.get(k), int)), None)
     if code is not None:
         return code != 0
     if flags.get("success") is False or flags.get("is_error") is True or flags.get("isError") is True:
         return True
     if isinstance(flags.get("error"), str) and flags["error"]:
         return True
-    codes = [found for line in (*lines[:2], *lines[-3:]) if (found := _EXIT.match(line) or _EXIT.search(line))]
+    codes = [found for line in (*lines[:3], *lines[-3:]) if (found := _EXIT.match(line) or _EXIT.search(line))]
     return any(int(next(filter(None, c.groups()))) != 0 for c in codes) if codes else None
 
 
@@ -203,46 +205,6 @@ def error_signature(error: str) -> str:
     return " ".join(text.split())
 
 
-# -- what the user says ----------------------------------------------------------------------------------------------
-
-_LEAD = (
-    r"(?:(?:ok(?:ay)?|yes|yep|great|nice|cool|good|thanks|thank you|thx|oh|hm+|sorry|well|but|no|nope)\b[\s,.!:;-]*)*"
-)
-_IT = r"(?:it|that|this|everything|which)"
-_NOT = r"(?:n['\u2019]t|\s+not)"
-_COMPLAINS = re.compile(
-    rf"{_LEAD}(?:(?:{_IT}\s+)?(?:still|again)\s+(?:fails?\b|failing|broken|crash|(?:is\s+)?not (?:work|right|fixed)"
-    rf"|(?:does|do|is){_NOT}\s+(?:work|pass|compile|build|run|start))"
-    rf"|(?:{_IT}\s+(?:does|did|is|wo|has)|does|did){_NOT}\s+(?:work|help|fix|pass|compile)"
-    rf"|{_IT}(?:['\u2019]s| is| was)\s+(?:still )?(?:wrong|broken|not (?:right|correct|what i (?:asked|meant|wanted)))"
-    r"|not what i (?:asked|meant|wanted)|wrong\b(?! with)|you broke\b"
-    r"|(?:please )?(?:revert|undo) (?:that|this|it|your)\b)",
-    re.IGNORECASE,
-)
-_APPROVES = re.compile(
-    rf"{_LEAD}(?:{_IT}\s+(?:all\s+)?works?\b|works?\s+(?:now|fine|great|well|perfectly)\b|works[.!]*$"
-    rf"|{_IT} (?:did it|fixed it|was it|solved it)\b|(?:fixed|solved)[.!]*$|perfect(?:ly)?\b|excellent\b|awesome\b"
-    r"|lgtm\b|(?:it |that |this |all )?looks (?:good|great|right|perfect)\b"
-    r"|(?:well done|(?:good|great|nice) (?:job|work))\b)"
-    r"|(?:(?:great|nice|cool|thanks(?: a lot| so much)?|thank you(?: very much| so much)?|thx)[\s,.!]*)+$",
-    re.IGNORECASE,
-)
-_RESERVES = re.compile(r"\b(?:but|however|except|although|though|yet|unless|if|when|once|until|should|would)\b|\?")
-
-
-def opinion(text: str) -> bool | None:
-    """What a user's next words say about the work before: True praise, False a complaint, None neither.
-
-    Only what is said of "it", or of nothing at all: a complaint about some thing by name may be the next task.
-    """
-    first = text.strip()[:_LINE]
-    if _COMPLAINS.match(first):
-        return False
-    sentence = re.split(r"(?<=[.!])\s|\n", first, maxsplit=1)[0]
-    approves = _APPROVES.match(first) is not None and not _RESERVES.search(sentence.lower())
-    return True if approves else None
-
-
 # -- the verb of an action --------------------------------------------------------------------------------------------
 
 _CALL = re.compile(r"([A-Za-z_][\w.-]*)\s*(?:(?=[({\[])|:\s)(.*)", re.DOTALL)
@@ -258,6 +220,7 @@ _PREPARING = re.compile(
     r"(?:(?:cd|source|export|set|pushd|\.)\s[^&;|\n]*(?:&&|;|\n)\s*|\w+=\S*\s+|sudo\s+|time\s+|timeout\s+\S+\s+)+"
 )
 _SEPARATOR = re.compile(r"&&|\|\||[;\n]")
+_GIT_OPTIONS = re.compile(r"\bgit(?:\s+(?:-[Cc]\s+\S+|--(?:git-dir|work-tree)[=\s]\s*\S+|--no-pager|-P))+(?=\s)")
 
 
 _FOR_ITSELF = {
@@ -277,6 +240,50 @@ def head(action: str) -> str:
     if not tool:
         return _command(rest)
     return f"{tool}:{_command(rest)}" if _SHELL.fullmatch(tool) else tool
+
+
+_DOCUMENT = re.compile(r"<<-?[ \t]*(['\"]?)(\w+)\1([^\n]*)\n.*?(?:\n[ \t]*\2[ \t]*(?=\n|\)|$)|\Z)", re.DOTALL)
+_SURROUNDING = re.compile(r"\w+=.*|sudo|env|time|command|exec")
+_REDIRECTION = re.compile(r"\d?[<>]{1,2}(.*)")
+
+
+def shell_line(action: str) -> str:
+    """What an action gives to a shell; empty where it is another tool's.
+
+    Documents that stand in it are left out, and the options before git's commands.
+    """
+    tool, line = _call(action)
+    return "" if tool and not _SHELL.fullmatch(tool) else _GIT_OPTIONS.sub("git", _DOCUMENT.sub(r"\3", line))
+
+
+def commands(action: str) -> Iterator[list[str]]:
+    """The words of each command that an action gives to a shell, in order; none where its quotes are broken."""
+    lexer = shlex.shlex(re.sub(r"\d?>&\d|\\\n", " ", shell_line(action)), posix=True, punctuation_chars=";&|()\n")
+    lexer.whitespace, lexer.whitespace_split = " \t\r", True
+    try:
+        words = list(lexer)
+    except ValueError:
+        return
+    command: list[str] = []
+    for word in [*words, ";"]:
+        if word.strip(";&|()\n"):
+            command.append(word)
+            continue
+        if plain := _without_surroundings(command):
+            yield plain
+        command = []
+
+
+def _without_surroundings(words: Sequence[str]) -> list[str]:
+    """A command without variables, sudo and redirections."""
+    plain: list[str] = []
+    skips = False
+    for word in words:
+        redirection = _REDIRECTION.fullmatch(word)
+        if not skips and redirection is None and (plain or not _SURROUNDING.fullmatch(word)):
+            plain.append(word)
+        skips = redirection is not None and not redirection[1]
+    return plain
 
 
 def _call(action: str) -> tuple[str, str]:
@@ -320,7 +327,7 @@ def _prepared(text: str) -> str:
 
 
 def _command(text: str) -> str:
-    words = _prepared(text.strip()).split() or text.split()
+    words = _GIT_OPTIONS.sub("git", _prepared(text.strip())).split() or text.split()
     if words[1:2] == ["-m"] and len(words) > 2 and words[0].startswith("python"):
         words = words[2:]
     if not words:
@@ -335,8 +342,9 @@ def _command(text: str) -> str:
 
 _READING = re.compile(
     r"cat|head|tail|less|more|bat|nl|sed|awk|jq|grep|rg|ag|read|view|glob|find|ls|tree|webfetch"
-    r"|git (?:log|show|diff|blame|grep)"
+    r"|git (?:log|show|diff|blame|grep)|docker logs|kubectl logs|journalctl|dmesg"
 )
+_PASSING_ON = re.compile(r"cd|echo|printf|true|sort|uniq|wc|cut|tr|column")
 _LOOKING = re.compile(
     _READING.pattern + r"|go|goto|walk|navigate|look|examine|inspect|inventory|open|search|list|show|wc|file|stat|which"
     r"|pwd|du|git (?:status|branch)"
@@ -358,6 +366,15 @@ def reads(action: str) -> bool:
     """Whether an action shows a text that was there before: what stands in it says nothing about this step."""
     verb = _verb(action)
     return _READING.fullmatch(verb) is not None or _words(verb)[0] in {"read", "grep", "view"}
+
+
+def only_reads(action: str) -> bool:
+    """Whether an action does nothing but show texts that were there before, in all of its commands."""
+    told = list(commands(action))
+    others = (head(" ".join(words)).lower() for words in told)
+    return (
+        reads(action) and not edits(action) and all(_READING.fullmatch(o) or _PASSING_ON.fullmatch(o) for o in others)
+    )
 
 
 def observes(action: str) -> bool:

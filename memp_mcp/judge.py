@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from memp_mcp import evidence
+from memp_mcp import evidence, opinions, undone
 from memp_mcp.errors import BadInput
 from memp_mcp.llm import LLM, inert
 from memp_mcp.models import Line, Reward, Score, Step, Trajectory, Value
@@ -215,7 +215,7 @@ def _tests_passed(steps: Sequence[Step], action: str) -> tuple[bool, int] | None
                 passed = _exit_of_tests(step)
             if passed is not None:
                 return passed, i
-        if evidence.edits(step.action):
+        if evidence.edits(step.action) or undone.brings_back(step.action):
             return None
     return None
 
@@ -250,33 +250,16 @@ def _exit_of_tests(step: Step) -> bool | None:
 
 # -- what was done about it ---------------------------------------------------------------------------------
 
-_UNDOES = re.compile(
-    r"\bgit\s+(?:checkout\s+(?:-f\s+|HEAD\s+)?(?:--\s+)?\.(?:\s|$)|restore\s+\.(?:\s|$)|reset\s+--hard\b)"
-)
 _ASKS_TO_UNDO = re.compile(r"\b(?:revert|undo|reset|restore|discard|roll\s?back|bisect|check\s?out)", re.IGNORECASE)
-
-
-def _undone(trajectory: Trajectory) -> int | None:
-    """The step that took back all that was written before it, where nothing was written after; else None."""
-    if _ASKS_TO_UNDO.search(trajectory.task):
-        return None
-    written = False
-    undone = None
-    for i, step in enumerate(trajectory.steps, start=1):
-        if written and _UNDOES.search(step.action) and evidence.failure(step) is None:
-            undone = i
-        elif evidence.edits(step.action):
-            written, undone = True, None
-    return undone
 
 
 def _seen(trajectory: Trajectory) -> Reward | None:
     """What the user's own words and a revert say; words count only where a transcript has kept them."""
-    opinion = evidence.opinion(trajectory.feedback) if trajectory.source else None
+    opinion = opinions.opinion(trajectory.feedback) if trajectory.source else None
     if opinion is not None:
         reason = f"the user said: {trajectory.feedback[:200]}"
         return Reward(score=float(opinion), reason=reason, judged_by="user", verified=True)
-    step = _undone(trajectory)
+    step = None if _ASKS_TO_UNDO.search(trajectory.task) else undone.undone(trajectory.steps)
     if step is None:
         return None
     reason = f"what had been written was taken back at step {step}"

@@ -269,9 +269,18 @@ def _failed(event: str, told: dict[str, Any]) -> tuple[str, str]:
     if session.is_own_tool(name):
         return "", ""
     action = session.action_text(name, told.get("tool_input"))
-    text = _text(told.get("tool_response") or told.get("error"))
-    failed = True if event == "PostToolUseFailure" else None
-    return action, evidence.failure(Step(action=action, observation=text, failed=failed)) or ""
+    response = told.get("tool_response") or told.get("error")
+    failed = True if event == "PostToolUseFailure" else _exit_told(response)
+    if failed is None and evidence.only_reads(action):
+        return action, ""  # an error that it shows is not its own
+    return action, evidence.failure(Step(action=action, observation=_text(response), failed=failed)) or ""
+
+
+def _exit_told(response: object) -> bool | None:
+    """Whether the exit code in a response says that it failed; None without one."""
+    told = response if isinstance(response, dict) else {}
+    code = next((told[key] for key in evidence.EXIT_CODES if isinstance(told.get(key), int)), None)
+    return None if code is None else code != 0
 
 
 def _text(response: object) -> str:

@@ -1,7 +1,8 @@
 """Skills on disk and on the wire: which procedures are fit to be one, written into folders, and read back with drift.
 
 Written is what has been verified and is active. A file that was edited by hand is never overwritten or removed unless
-that is asked for; its digest tells. Read back, a skill is compared with the procedure and the revision that it names.
+that is asked for, or the memory has taken over all of the edit; its digest tells. Read back, a skill is compared with
+the procedure and the revision that it names.
 """
 
 from __future__ import annotations
@@ -20,6 +21,9 @@ ALL = 1_000_000
 PAGE = 100
 """Procedures that one page of a listing looks at."""
 
+EDITED = "edited by hand; `memp-mcp import` shows what the memory lacks of it, --force overwrites it"
+UNVERIFIED = "what was edited is in the memory, and has no verified success yet"
+
 Drift = Literal["new", "unchanged", "behind", "edited", "both", "retired", "forgotten", "unreadable"]
 """behind: the memory has a newer revision; edited: the file says something else; both: both have changed."""
 
@@ -31,6 +35,8 @@ class WrittenSkill(Value):
     procedure_id: str
     revision: int
     done: Literal["written", "updated", "unchanged", "kept", "removed"]
+    note: str = ""
+    """Why it was kept."""
 
 
 class ReadSkill(Value):
@@ -115,23 +121,24 @@ def export_skills(
     every = fit(memory, memory.list_procedures(limit=ALL))
     chosen = sorted((p for p in every if project is None or p.project in {project, ""}), key=skills.name_of)
     current = {skills.name_of(p) for p in every}
-    done = [_put(folder, p, memory.store.id, force=force) for p in chosen]
+    done = [_put(memory, folder, p, force=force) for p in chosen]
     for file, skill in _readable(folder):
         if skill.memory == memory.store.id and file.parent.name not in current:
-            done.append(_withdrawn(file, skill, force=force))
+            fit_now = next((p for p in every if p.id == skill.procedure_id), None)
+            done.append(_withdrawn(memory, file, skill, fit_now, force=force))
     return done
 
 
-def _put(folder: Path, procedure: Procedure, memory_id: str, *, force: bool) -> WrittenSkill:
+def _put(memory: Memory, folder: Path, procedure: Procedure, *, force: bool) -> WrittenSkill:
     name = skills.name_of(procedure)
     file = folder / name / skills.FILE
-    text = skills.written(procedure, memory_id)
+    text = skills.written(procedure, memory.store.id)
     before = _text(file) if file.exists() else None
     told = WrittenSkill(name=name, procedure_id=procedure.id, revision=procedure.revision, done="unchanged")
     if before == text:
         return told
-    if before is not None and skills.is_edited(before) and not force:
-        return told.model_copy(update={"done": "kept"})
+    if before is not None and not force and not _may_go(memory, procedure, before):
+        return told.model_copy(update={"done": "kept", "note": EDITED})
     file.parent.mkdir(parents=True, exist_ok=True)
     new = file.with_name(f".{skills.FILE}.new")
     new.write_bytes(text.encode())
@@ -139,18 +146,31 @@ def _put(folder: Path, procedure: Procedure, memory_id: str, *, force: bool) -> 
     return told.model_copy(update={"done": "written" if before is None else "updated"})
 
 
-def _withdrawn(file: Path, skill: Skill, *, force: bool) -> WrittenSkill:
-    kept = skill.edited and not force
-    if not kept:
-        file.unlink()
-        if not any(file.parent.iterdir()):
-            file.parent.rmdir()
-    return WrittenSkill(
-        name=file.parent.name,
-        procedure_id=skill.procedure_id,
-        revision=skill.revision,
-        done="kept" if kept else "removed",
-    )
+def _may_go(memory: Memory, procedure: Procedure | None, text: str) -> bool:
+    """Whether a file can be written anew or removed without losing an edit: the memory has taken over all of it."""
+    if not skills.is_edited(text):
+        return True
+    try:
+        skill = skills.read(text.encode())
+    except BadInput:
+        return False
+    if procedure is None or skill.procedure_id != procedure.id or skill.content != skills.content_of(procedure):
+        return False
+    made_of = next((r for r in memory.store.history(procedure.id) if r.revision == skill.revision), None)
+    return made_of is not None and skills.beside(text) == skills.beside(skills.written(made_of, memory.store.id))
+
+
+def _withdrawn(memory: Memory, file: Path, skill: Skill, fit_now: Procedure | None, *, force: bool) -> WrittenSkill:
+    """Take away a skill that is none any more; *fit_now* is its procedure where that has another name now."""
+    told = WrittenSkill(name=file.parent.name, procedure_id=skill.procedure_id, revision=skill.revision, done="removed")
+    if skill.edited and not force and not _may_go(memory, fit_now, _text(file)):
+        current = memory.store.procedure(skill.procedure_id)
+        waits = current is not None and current.status != "retired" and _may_go(memory, current, _text(file))
+        return told.model_copy(update={"done": "kept", "note": UNVERIFIED if waits else EDITED})
+    file.unlink()
+    if not any(file.parent.iterdir()):
+        file.parent.rmdir()
+    return told
 
 
 def _readable(folder: Path) -> list[tuple[Path, Skill]]:

@@ -264,6 +264,19 @@ def is_edited(text: str) -> bool:
     return match is None or match["digest"] != digest((text[: match.start()] + text[match.end() :]).encode())
 
 
+def beside(text: str) -> dict[str, Any]:
+    """What a SKILL.md says beside its content and our own facts: nobody but the file has it.
+
+    Raises:
+        BadInput: it is no skill.
+
+    """
+    match = _split(text)
+    front = _front_matter(match["yaml"])
+    metadata = {key: value for key, value in front["metadata"].items() if not str(key).startswith("memp-")}
+    return {**front, "metadata": metadata, "": _page(match["body"]).sections.get("", [])}
+
+
 def frontmatter(text: str) -> dict[str, Any]:
     """The front matter of a SKILL.md, as data.
 

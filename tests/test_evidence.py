@@ -18,7 +18,6 @@ from memp_mcp.evidence import (
     failed_steps,
     failure,
     head,
-    opinion,
     prepares,
     reads,
     transient,
@@ -378,33 +377,3 @@ def test_real_household_runs_become_about_as_short_as_the_shortest_walk_and_lose
         before, after = before + len(pairs), after + len(places)
     assert before / len(runs) > 13
     assert after / len(runs) < 7.5  # the oracle's walkthroughs have 6.0
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("Thanks!", True),
-        ("That works, thanks. Next: publish it", True),
-        ("It works now", True),
-        ("Perfect! Can you also add docs?", True),
-        ("Looks good. Commit it.", True),
-        ("lgtm", True),
-        ("That's wrong", False),
-        ("it doesn\u2019t work on Safari", False),
-        ("Thanks, but it still fails", False),
-        ("No, that is not what I asked for", False),
-        ("Undo your last change, please", False),
-        ("didn't work", False),
-        ("The login page doesn't work, mend it", None),  # it may be the next task
-        ("Fix the wrong import", None),
-        ("it works but slowly", None),
-        ("does it work?", None),
-        ("Make it work on Safari", None),
-        ("Great, now add tests", None),
-        ("yes", None),
-        ("no thanks", None),
-        ("", None),
-    ],
-)
-def test_what_a_user_says_of_the_work_is_praise_or_a_complaint_or_neither(text: str, *, said: bool | None) -> None:
-    assert opinion(text) is said

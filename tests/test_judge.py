@@ -191,10 +191,49 @@ EDIT = ("sed -i s/1/2/ shop.py", "")
         ([EDIT, ("git checkout -- .", "fatal: not a git repository")], "mend the shop", False),
         ([EDIT, ("git checkout -- .", "")], "edit it, then restore the tree", False),
         ([EDIT, ("git checkout main", "")], "mend the shop", False),
+        ([EDIT, ("git -C /x reset --hard", "HEAD is now at 1")], "mend the shop", True),
+        ([EDIT, ("git stash", "Saved working directory")], "mend the shop", True),
+        ([EDIT, ("git stash push -u -m 'not now' 2>&1", "")], "mend the shop", True),
+        ([EDIT, ("git stash", "No local changes to save")], "mend the shop", False),
+        ([EDIT, ("git stash", ""), ("pytest -q", "=== 1 failed in 1s ==="), ("git stash pop", "")], "mend it", False),
+        ([EDIT, ("git stash && make; git stash pop", "")], "mend the shop", False),
+        ([EDIT, ("git stash push -m shop.py other.py", "")], "mend the shop", False),
+        ([EDIT, ("git stash -- other.py", "")], "mend the shop", False),
+        ([EDIT, ("git stash -- shop.py", "")], "mend the shop", True),
+        ([EDIT, ("git stash list", "")], "mend the shop", False),
+        ([EDIT, ("git stash -p", "")], "mend the shop", False),
+        ([EDIT, ("git checkout -- shop.py", "")], "mend the shop", True),
+        ([EDIT, ("git checkout HEAD shop.py", "")], "mend the shop", True),
+        ([EDIT, ("git checkout main -- shop.py", "")], "mend the shop", False),
+        ([EDIT, ("git restore shop.py", "")], "mend the shop", True),
+        ([EDIT, ("cd shop && git restore --staged --worktree .", "")], "mend the shop", True),
+        ([EDIT, ("git restore --staged .", "")], "mend the shop", False),
+        ([EDIT, ("git restore other.py", "")], "mend the shop", False),
+        ([EDIT, ('Edit({"file_path":"/me/b.py","new":"x"})', ""), ("git restore shop.py", "")], "mend it", False),
+        ([EDIT, ('Edit({"file_path":"/me/b.py","new":"x"})', ""), ("git restore shop.py b.py", "")], "mend it", True),
+        ([("Write({'path': 'src/new.py'})", ""), ("git clean -fd", "Removing src/")], "mend the shop", True),
+        ([EDIT, ("git clean -fd", "Removing build/")], "mend the shop", False),
+        ([("python - <<E\nopen(p, 'w')\nE", ""), ("git restore shop.py", "")], "mend the shop", False),
+        ([("apply_patch: *** Begin Patch\n*** Update File: a.py", ""), ("git checkout a.py", "")], "mend it", True),
+        ([EDIT, ("hg revert --all", "reverting shop.py")], "mend the shop", True),
+        ([EDIT, ("jj undo", "")], "mend the shop", True),
+        ([EDIT, ("git commit -am x", ""), ("git revert --no-edit HEAD", "")], "mend the shop", True),
+        ([EDIT, ("git commit -am x", ""), ("git reset --hard HEAD~1", "HEAD is now at 1")], "mend the shop", True),
+        ([EDIT, ("git commit -am x", ""), ("git reset --hard", "HEAD is now at 2")], "mend the shop", False),
+        ([EDIT, ("git commit -am x", ""), EDIT, ("git checkout -- .", "")], "mend the shop", False),
+        ([EDIT, ("git commit -am 'a -> b\n\nmore'", ""), ("git checkout -- .", "")], "mend the shop", False),
+        ([EDIT, ("git revert --no-edit HEAD", "")], "mend the shop", False),
+        ([("git revert --no-edit HEAD", "")], "mend the shop", False),
+        ([EDIT, ("echo 'git reset --hard'", "")], "mend the shop", False),
+        ([EDIT, ("git commit -F - <<EOF\ngit checkout -- .\nEOF", "")], "mend the shop", False),
     ],
 )
 def test_work_that_was_taken_back_has_failed(steps: list[tuple[str, str]], task: str, *, undone: bool) -> None:
     assert scored(ran(*steps, task=task)) == ((0, "rule:undone", True) if undone else None)
+
+
+def test_tests_that_ran_while_the_work_was_put_aside_say_nothing_of_it() -> None:
+    assert scored(ran(EDIT, ("git stash", "Saved"), FAILED, ("git stash pop", "Dropped"))) is None
 
 
 def test_an_exit_code_rule_reads_the_step_that_it_names() -> None:

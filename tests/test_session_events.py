@@ -163,6 +163,33 @@ def test_what_worked_or_is_unknown_or_will_pass_recalls_nothing(taught: Memory, 
     assert not ask(taught, "PostToolUse", tool_name=tool, tool_input={"command": "make"}, tool_response=response)
 
 
+ERROR = "error: shop-3.zip is not signed, and policy 7 forbids unsigned releases"
+
+
+@pytest.mark.parametrize(
+    ("command", "response", "helped"),
+    [
+        ("cat build.log", ERROR, False),
+        ("cd shop && git --no-pager log -1", ERROR, False),
+        ("grep -rnE 'error|fatal' . | head -3", ERROR, False),
+        ("cat Makefile && ./ship 3", ERROR, True),
+        ("cat data.json | ./ship 3", ERROR, True),
+        ("./ship 3", {"stdout": ERROR, "exitCode": 0}, False),
+        ("./ship 3", {"output": ERROR, "exit_code": 1}, True),
+        ("./ship 3", f"Process exited with code 0\nOutput:\n{ERROR}", False),
+        ("./ship 3", f"Chunk ID: 1\nWall time: 0.1 seconds\nProcess exited with code 0\nOutput:\n{ERROR}", False),
+        ("./ship 3", {"llmContent": f"Output: {ERROR}\n{ERROR}\nExit Code: 0\nSignal: (none)"}, False),
+        ("cat shop.log", f"{ERROR}\n./ship: process exited with code 1", False),
+    ],
+)
+def test_only_an_error_of_the_command_itself_is_looked_up(
+    taught: Memory, command: str, response: object, *, helped: bool
+) -> None:
+    told = ask(taught, "PostToolUse", tool_name="Bash", tool_input={"command": command}, tool_response=response)
+
+    assert bool(told) == helped
+
+
 def test_the_start_of_a_session_is_one_line_or_silence(open_memory: OpenMemory) -> None:
     memory = open_memory(project="shop")
     assert not ask(memory, "SessionStart")

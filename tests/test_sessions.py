@@ -576,6 +576,22 @@ def test_what_the_user_says_next_is_kept_with_the_work_that_it_is_about(claude: 
     ]
 
 
+@pytest.mark.parametrize(("agent", "feedback"), [("It is mended.", "nope"), ("Mended. Shall I push it?", "")])
+def test_a_mere_no_is_a_complaint_unless_the_agent_has_asked(
+    claude: Claude, tmp_path: Path, agent: str, feedback: str
+) -> None:
+    claude.user("Mend the login page")
+    claude.does("make")
+    claude.agent({"type": "text", "text": agent})
+    claude.user("nope")
+    claude.does("make again")
+
+    first, *_ = told(written(tmp_path / "s.jsonl", claude.lines))
+
+    assert first.feedback == feedback
+    assert first.task == "Mend the login page"
+
+
 def test_the_last_episode_is_open_and_that_of_a_record_is_marked(claude: Claude, tmp_path: Path) -> None:
     claude.user("Publish the shop")
     claude.does("make")

@@ -309,6 +309,42 @@ def test_what_was_edited_by_hand_is_kept_unless_it_is_forced(memory: Memory, exp
     assert exported.read_bytes() == original
 
 
+def verified_again(memory: Memory) -> None:
+    """A success with the script as it stands now."""
+    found = only(memory)
+    recall = memory.recall(found.title)
+    memory.record(won(found.title, *(s.text for s in found.script), recall_id=recall.id, used=(found.id,)))
+
+
+@pytest.mark.parametrize(("more", "done"), [("", "updated"), ("\n## Notes\n\n- ask Ann first\n", "kept")])
+def test_an_edit_that_the_memory_has_taken_over_whole_is_an_edit_no_more(
+    memory: Memory, exported: Path, tmp_path: Path, more: str, done: str
+) -> None:
+    edited(exported, "release publish", "release publish --all")
+    exported.write_text(exported.read_text(encoding="utf-8") + more, encoding="utf-8")
+    import_skills(memory, [exported], revise=True)
+    [waiting] = export_skills(memory, tmp_path / "skills")
+    assert (waiting.done, "no verified success yet" in waiting.note) == ("kept", not more)
+    verified_again(memory)
+
+    assert [d.done for d in export_skills(memory, tmp_path / "skills")] == [done]
+
+    text = exported.read_text(encoding="utf-8")
+    assert "release publish --all" in text
+    assert ("ask Ann first" in text) == bool(more)
+    assert skills.is_edited(text) == bool(more)
+
+
+def test_a_title_that_was_edited_and_taken_over_leaves_no_second_skill(
+    memory: Memory, exported: Path, tmp_path: Path
+) -> None:
+    edited(exported, f"# {only(memory).title}", "# Release it")
+    import_skills(memory, [exported], revise=True)
+    verified_again(memory)
+
+    assert sorted(d.done for d in export_skills(memory, tmp_path / "skills")) == ["removed", "written"]
+
+
 def test_a_retired_procedure_is_taken_away_and_nothing_else(memory: Memory, exported: Path, tmp_path: Path) -> None:
     folder = tmp_path / "skills"
     foreign = put(folder, "rotate-keys", FOREIGN)

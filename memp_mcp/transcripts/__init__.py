@@ -41,7 +41,18 @@ from memp_mcp.transcripts import (
 from memp_mcp.transcripts.found import Documents, Found, Located, Skipped, in_project, reason
 from memp_mcp.transcripts.own import Exported
 
-__all__ = ["FORMATS", "Exported", "Format", "Located", "Reading", "Skipped", "episodes", "read", "reading"]
+__all__ = [
+    "FORMATS",
+    "Exported",
+    "Format",
+    "Located",
+    "Reading",
+    "Skipped",
+    "Unreadable",
+    "episodes",
+    "read",
+    "reading",
+]
 
 LOOK_AHEAD = 200
 """Lines at the head of a file among which one has to show its format."""
@@ -64,6 +75,15 @@ class Reading(NamedTuple):
 
     format: str
     values: Iterator[Trajectory | Exported | Skipped]
+
+
+class Unreadable(BadInput):
+    """A file of which nothing can be read, and why."""
+
+    def __init__(self, path: Path, reason: str, way_out: str = "") -> None:
+        self.reason = reason
+        self.advice = f"{reason} {way_out}".rstrip()
+        super().__init__(f"{path} cannot be read: {self.advice}")
 
 
 def _each(
@@ -151,7 +171,8 @@ def reading(path: Path, *, source_format: str | None = None, project: str = "") 
             where the transcript tells it.
 
     Raises:
-        BadInput: there is no such file or format, or the content is of no known format.
+        Unreadable: there is no such file, or the content is of no known format.
+        BadInput: there is no such format.
     """
     name, found = _recognised(path, source_format)
     return Reading(name, in_project(found, project))
@@ -171,7 +192,7 @@ def _recognised(path: Path, source_format: str | None) -> tuple[str, Iterator[Fo
     if source_format is not None and source_format not in FORMATS:
         raise BadInput(f"There is no format {source_format!r}. {_known()}")
     if not path.is_file():
-        raise BadInput(f"{path} is not a file. Give the path of a transcript.")
+        raise Unreadable(path, "It is not a file.", "Give the path of a transcript.")
     documents = _documents(path)
     head: list[tuple[int, Any]] = []
     for number, document in documents:
@@ -184,7 +205,7 @@ def _recognised(path: Path, source_format: str | None) -> tuple[str, Iterator[Fo
     if not head:
         return "", iter([Skipped(path, 1, "The file is empty.")])
     first = head[0][1].reason if isinstance(head[0][1], Skipped) else "It is of no known format."
-    raise BadInput(f"{path} cannot be read: {first} {_known()}")
+    raise Unreadable(path, first, _known())
 
 
 def _name(document: object) -> str | None:

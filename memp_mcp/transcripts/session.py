@@ -25,7 +25,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from memp_mcp import evidence
+from memp_mcp import evidence, opinions
 from memp_mcp.errors import BadInput
 from memp_mcp.models import MAX_CHARACTERS, MAX_STEPS, Step, Trajectory, stable_id
 from memp_mcp.transcripts.found import Documents, Located, Skipped, reason
@@ -34,6 +34,8 @@ TASK_CHARACTERS = 500
 THOUGHT_CHARACTERS = 400
 COMPLAINT_CHARACTERS = 200
 """A longer one says what is to be done instead, which is another task."""
+QUESTION_CHARACTERS = 300
+"""At the end of what the agent says: a question in them may be what a "no" answers."""
 TEXT_CHARACTERS = 40_000
 """Of an action or observation; evidence.py looks at 20,000 at each end."""
 
@@ -226,7 +228,7 @@ _COMMAND = re.compile(r"<command-name>\s*(.*?)\s*</command-name>", re.DOTALL)
 _COMMAND_ARGUMENTS = re.compile(r"<command-args>\s*(.*?)\s*</command-args>", re.DOTALL)
 _USER_QUERY = re.compile(r"<user_query>\s*(.*?)\s*</user_query>", re.DOTALL)
 _CONTINUES = re.compile(
-    r"(?:(?:ok(?:ay)?|yes|yep|yeah|y|sure|please|good|great|thanks|thank you|now|and|so|just|no)\b[\s,.!]*)*"
+    r"(?:(?:ok(?:ay)?|yes|yep|yeah|y|sure|please|good|great|thanks|thank you|now|and|so|just|no|nope)\b[\s,.!]*)*"
     r"(?:continue\b.{0,40}|go on|go ahead|proceed|carry on|keep going|resume|retry|try again|again|do (?:it|that|so)"
     r"|go|next|finish(?: it)?|it|that|weiter)?[\s,.!]*",
     re.IGNORECASE,
@@ -270,7 +272,7 @@ def _typed(text: str, at: str) -> Iterator[Prompt]:
 
 def continues(text: str) -> bool:
     """Whether a prompt asks for nothing new: "go on", "yes", "thanks"."""
-    return len(text) <= 60 and (_CONTINUES.fullmatch(text.strip()) is not None or evidence.opinion(text) is True)
+    return len(text) <= 60 and (_CONTINUES.fullmatch(text.strip()) is not None or opinions.opinion(text) is True)
 
 
 # -- episodes ---------------------------------------------------------------------------------------------------------
@@ -394,7 +396,7 @@ class _Session:
         self._said.clear()
 
     def _asked_next(self, before: _Episode, prompt: Prompt) -> None:
-        opinion = evidence.opinion(prompt.text) if before.steps else None
+        opinion = self._opinion(prompt.text) if before.steps else None
         if opinion is not None:
             before.feedback = short(prompt.text)
         if opinion is False and before.task and len(prompt.text) <= COMPLAINT_CHARACTERS:
@@ -404,6 +406,11 @@ class _Session:
                 self._open, self._ended = self._ended, None
         elif prompt.text != before.task:
             self._begin(prompt.text, prompt.at)
+
+    def _opinion(self, text: str) -> bool | None:
+        """What the user thinks of the work; a mere no may be the answer to a question, or to what nobody has kept."""
+        said = self._said[-1][-QUESTION_CHARACTERS:] if self._said else "?"
+        return None if opinions.is_no(text) and "?" in said else opinions.opinion(text)
 
     def _begin(self, task: str, at: str) -> None:
         self._ended = self._open if self._open and self._open.steps else self._ended

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -147,3 +148,18 @@ def test_a_server_that_is_stopped_holds_up_nobody(home: Path, tmp_path: Path) ->
             assert "1 procedure " in hook(home, "SessionStart")
         finally:
             stopped.send_signal(signal.SIGCONT)
+
+
+def test_a_server_on_http_answers_the_hooks_of_its_machine(home: Path, tmp_path: Path) -> None:
+    record = [sys.executable, "-m", "memp_mcp", "import", str(own(tmp_path / "one.jsonl"))]
+    subprocess.run(record, check=True, env=environment(home), capture_output=True)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "memp_mcp", "serve", "--http", "--port", str(port)]
+    with subprocess.Popen(command, env=environment(home), stderr=subprocess.DEVNULL) as process:
+        try:
+            until((home / "run" / f"{process.pid}.sock").exists)
+            assert "1 procedure " in hook(home, "SessionStart")
+        finally:
+            process.terminate()
