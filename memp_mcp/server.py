@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal, TypeVar
 import anyio.to_thread
 from mcp import MCPError
 from mcp.server import MCPServer
+from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.caching import CacheHint
@@ -45,7 +46,7 @@ from memp_mcp import __version__, answers, skill_folders, skills
 from memp_mcp.adjust import CORRECTION_FORM
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory
-from memp_mcp.models import Outcome, Reward, Trajectory
+from memp_mcp.models import Outcome, Reward, Trajectory, caller
 from memp_mcp.reflect import Report
 
 T = TypeVar("T")
@@ -336,9 +337,9 @@ def _given(score: float | None, feedback: str) -> Reward | None:
 
 
 def _client(ctx: Context[Any, Any]) -> str:
-    """The name that the client gave itself, for provenance."""
-    params = ctx.session.client_params
-    return params.client_info.name[:80] if params is not None else ""
+    """Who calls, for provenance. A session tells the client's own name, and so does each call since 2026-07-28."""
+    params, token = ctx.session.client_params, get_access_token()
+    return caller(token.client_id if token else "", params.client_info.name[:80] if params else "")
 
 
 # -- resources, prompts, completion -------------------------------------------------------------------------

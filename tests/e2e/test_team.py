@@ -21,6 +21,7 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import Implementation
 
 from memp_mcp.tokens import Scope, Tokens
 from memp_mcp.web import MAX_BODY, NEEDED
@@ -124,11 +125,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @asynccontextmanager
-async def client(server: Served, name: str, era: str) -> AsyncIterator[Client]:
+async def client(server: Served, name: str, era: str, **options: Any) -> AsyncIterator[Client]:
     """A client with the token of this name."""
     async with (
         httpx2.AsyncClient(headers={"Authorization": f"Bearer {server.tokens[name]}"}, timeout=60) as http,
-        Client(streamable_http_client(f"{server.url}/mcp", http_client=http), mode=era) as connected,
+        Client(streamable_http_client(f"{server.url}/mcp", http_client=http), mode=era, **options) as connected,
     ):
         yield connected
 
@@ -196,6 +197,46 @@ async def test_a_namespace_is_a_memory_of_its_own(server: Served, era: str) -> N
         with pytest.raises(Exception, match="No trajectory"):
             await owner.read_resource(f"memp://trajectories/{taught}")
     assert (server.home / "namespaces" / "guests" / "meta.json").is_file()
+
+
+@ERAS
+async def test_what_is_recorded_has_the_name_of_its_token_beside_what_the_client_calls_itself(
+    server: Served, era: str
+) -> None:
+    """A client may call itself anything, so that without the token's name all sources would look alike."""
+    task = f"wash the car of {era}"
+    named = {"client_info": Implementation(name="codex", version="1")}
+    async with client(server, "writer", era, **named) as writer, client(server, "reader", era) as reader:
+        await writer.call_tool("record_trajectory", {**EPISODE, "task": task})
+        found = await reader.call_tool("recall_procedure", {"task": task})
+
+    assert found.structured_content is not None
+    assert found.structured_content["procedures"][0]["origin"].startswith("writer (codex), ")
+
+
+def test_without_a_session_the_name_of_the_token_is_the_source(tmp_path: Path) -> None:
+    """No call of the 2025 era tells the client's name then."""
+    home = tmp_path / "memory"
+    tokens = made(home)
+    port, process = started(home, "--stateless")
+    try:
+        served = Served(port, process, home, tokens)
+        called(served, "writer", "record_trajectory", EPISODE)
+        found = called(served, "reader", "recall_procedure", {"task": EPISODE["task"]})
+    finally:
+        process.kill()
+        process.wait(30)
+
+    assert found["structuredContent"]["procedures"][0]["origin"].startswith("writer, ")
+
+
+def called(server: Served, name: str, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a call without a session, in the 2025 era."""
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+    reply = ask(f"{server.url}/mcp", body=json.dumps(body).encode(), Authorization=bearer(server, name))
+    told = next(line for line in reply.text.splitlines() if line.startswith("data:") and "jsonrpc" in line)
+    result: dict[str, Any] = json.loads(told.removeprefix("data:"))["result"]
+    return result
 
 
 async def test_a_session_is_of_no_use_with_another_token(server: Served) -> None:
