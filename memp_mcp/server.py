@@ -18,7 +18,7 @@ from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.caching import CacheHint
-from mcp.server.context import ServerMiddleware, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
@@ -27,10 +27,13 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
+    INVALID_REQUEST,
+    PARSE_ERROR,
     CallToolResult,
     Completion,
     CompletionArgument,
     CompletionContext,
+    ErrorData,
     GetPromptResult,
     InputRequiredResult,
     PaginatedRequestParams,
@@ -134,7 +137,7 @@ def build_server(
         cache_hints={"tools/list": CacheHint(ttl_ms=300_000, scope="public")},
         token_verifier=verifier,
         auth=auth,
-        middleware=middleware,
+        middleware=[*middleware, _refuse_null_responses],
     )
     _add_resources(server, memory)
     _add_prompts(server)
@@ -152,6 +155,26 @@ class _Server(MCPServer[Any]):
             return await super().get_prompt(name, arguments, context)
         except ValueError as error:
             raise MCPError(INVALID_PARAMS, f"{error}. prompts/list names those that there are.") from error
+
+
+def not_json(what: str) -> ErrorData:
+    """What is said of a line or body that cannot be parsed."""
+    return ErrorData(code=PARSE_ERROR, message=f"Parse error: the {what} is not JSON. One message a {what}, in UTF-8.")
+
+
+def no_message(what: str) -> ErrorData:
+    """What is said of JSON that is no message of JSON-RPC."""
+    told = (
+        f"Invalid Request: the {what} is not one JSON-RPC 2.0 message. There are no batches; an id is text or integer."
+    )
+    return ErrorData(code=INVALID_REQUEST, message=told)
+
+
+async def _refuse_null_responses(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """The SDK takes null for no answers to a request for input; the protocol has it that a client errs there."""
+    if (ctx.params or {}).get("inputResponses", ()) is None:
+        raise MCPError(INVALID_PARAMS, "inputResponses is null: give an object of responses, or leave it out.")
+    return await call_next(ctx)
 
 
 # -- tools --------------------------------------------------------------------------------------------------

@@ -417,7 +417,9 @@ def test_doctor_says_once_how_all_that_is_wrong_is_mended(shell: Shell, procedur
 
     assert [line.startswith("- The indexes of ") for line in told] == [True, True, False]
     assert told[-1] == "Run `memp-mcp repair`."
-    assert all("memp-mcp repair" in problem for problem in json.loads(shell.run("doctor", "--json", code=4))["problems"])
+    assert all(
+        "memp-mcp repair" in problem for problem in json.loads(shell.run("doctor", "--json", code=4))["problems"]
+    )
     assert procedure_id
 
 

@@ -22,9 +22,10 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from mcp.types import Implementation
+from test_fuzz import TRACES
 
 from memp_mcp.tokens import Scope, Tokens
-from memp_mcp.web import MAX_BODY, NEEDED
+from memp_mcp.web import MAX_BODY, NEEDED, _retold
 
 pytestmark = pytest.mark.anyio
 EPISODE = {"task": "sweep the floor", "steps": [{"action": "sweep"}], "outcome": "success", "reward": 1}
@@ -228,6 +229,57 @@ def test_without_a_session_the_name_of_the_token_is_the_source(tmp_path: Path) -
         process.wait(30)
 
     assert found["structuredContent"]["procedures"][0]["origin"].startswith("writer, ")
+
+
+@ERAS
+async def test_the_paths_of_the_server_are_no_business_of_a_client(tmp_path: Path, era: str) -> None:
+    home = tmp_path / "memory"
+    home.mkdir()
+    (home / "meta.json").write_text("{")
+    served = Served(*started(home), home, {"anybody": "unasked"})
+    try:
+        async with client(served, "anybody", era) as connected:
+            refused = await connected.call_tool("recall_procedure", {"task": "sweep"})
+            with pytest.raises(Exception, match="MEMP_HOME") as caught:
+                await connected.read_resource("memp://stats")
+    finally:
+        served.process.kill()
+        served.process.wait(30)
+
+    text = refused.content[0].text  # type: ignore[union-attr]  # text
+    assert refused.is_error
+    assert "MEMP_HOME" in text
+    assert str(tmp_path) not in text + str(caught.value)
+
+
+def test_a_note_is_told_without_the_paths_of_the_server_and_what_is_recalled_as_it_is() -> None:
+    data = {"procedures": [{"title": "clean /srv/memp"}], "note": "no id (/srv/memp is full)", "notes": ["x /srv/memp"]}
+    result = {"content": [], "structuredContent": data, "isError": False}
+
+    told = _retold(result, lambda text: text.replace("/srv/memp", "MEMP_HOME"))
+
+    assert isinstance(told, dict)
+    anew = {**data, "note": "no id (MEMP_HOME is full)", "notes": ["x MEMP_HOME"]}
+    assert told["structuredContent"] == json.loads(told["content"][0]["text"]) == anew
+
+
+@pytest.mark.parametrize("revision", ["2025-11-25", "2026-07-28"])
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [(b"{nonsense", -32700), (b"[]", -32600), (b'"x"', -32600), (b'{"jsonrpc":"1.0","id":1,"method":"ping"}', -32600),
+     (b'{"jsonrpc":"2.0","id":1,"method":7}', -32600), (b'{"jsonrpc":"2.0","id":{},"method":7}', -32600),
+     (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', -32600)],
+)  # fmt: skip
+def test_a_body_that_is_no_message_is_answered_as_on_stdio(
+    server: Served, revision: str, body: bytes, code: int
+) -> None:
+    told = {"Authorization": bearer(server, "reader"), "Mcp_Protocol_Version": revision}
+    answer = ask(f"{server.url}/mcp", body=body, **told)
+
+    assert answer.status == 400
+    assert json.loads(answer.text)["error"]["code"] == code
+    assert json.loads(answer.text)["id"] is None
+    assert not any(trace in answer.text for trace in TRACES)
 
 
 def called(server: Served, name: str, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
