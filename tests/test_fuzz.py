@@ -262,6 +262,20 @@ def _complaints(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
 NO_MESSAGE = "Invalid Request: the line"
 
 
+@pytest.mark.parametrize(("responses", "told"), [(None, "error"), ({}, "result")])
+def test_null_is_not_taken_for_responses_that_were_not_asked_for(memory: Memory, responses: object, told: str) -> None:
+    call = request("tools/call", 1, name="recall_procedure", arguments={"task": "x"}, _meta=ENVELOPE)
+    call["params"]["inputResponses"] = responses
+
+    with connected(build_server(lambda: memory)) as connection:
+        connection.said.write(line(call))
+        connection.said.flush()
+        answer = json.loads(connection.heard.readline())
+
+    assert told in answer
+    assert answer.get("error", {"code": -32602})["code"] == -32602
+
+
 def _ended(answers: list[dict[str, Any]]) -> bool:
     return any(a["id"] == "the end" for a in answers)
 
