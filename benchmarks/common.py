@@ -187,6 +187,25 @@ class Wire:
         """End the server at once, whatever it does just then (SIGKILL)."""
         self._process.kill()
 
+    def hang_up(self) -> None:
+        """Close the server's input."""
+        assert self._process.stdin is not None  # noqa: S101 - PIPE says so, but not to mypy
+        self._process.stdin.close()
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the process."""
+        self._process.send_signal(number)
+
+    def wait_for_the_end(self) -> None:
+        """Wait until nobody holds the other end of the server's output any more, whoever started it."""
+        assert self._process.stdout is not None  # noqa: S101 - as above
+        self._process.stdout.read()
+
+    def begin(self, tool: str, **arguments: Any) -> None:
+        """Call a tool, and wait for nothing."""
+        params = {"name": tool, "arguments": arguments}
+        self._send({"jsonrpc": "2.0", "id": "begun", "method": "tools/call", "params": params})
+
     def open(self) -> Self:
         """Make the handshake and list the tools, as every client does."""
         client = {"name": CLIENT, "version": "1"}

@@ -366,6 +366,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "telecom": lambda: telecom(told("telecom")),
     "telecom-compared": lambda: telecom_compared(told("telecom")),
     "start": lambda: figures(told("start")["results"]["rows"]),
+    "ends": lambda: figures(told("ends")["results"]["rows"]),
     "hook": lambda: figures(told("hook")["results"]["rows"]),
     "recall": lambda: figures(told("recall")["results"], RECALLED),
     "record": lambda: record(told("record")["results"]),

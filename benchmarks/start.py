@@ -1,16 +1,22 @@
-"""How long a client waits for the server: process start until something is answered, in CPU and wall seconds.
+"""How long a client waits for the server: process start until something is answered, and until it has ended.
 
-``python -m benchmarks.start --runs 20`` (Linux: CPU time is read from the process's own clock at the moment when the
-answer has arrived, so what a server loads afterwards does not count). ``--peers DIR`` measures other memory servers in
-the same run; each is installed there, in the pinned version, if it is not there yet: the official one by npm, the
-others by pip into a virtual environment each. What cannot be installed or does not answer is listed with the reason.
-Peers are started as their own documentation says, without a key and with an empty home.
+``python -m benchmarks.start --runs 20`` measures the start, in CPU and wall seconds (Linux: CPU time is read from the
+process's own clock at the moment when the answer has arrived, so what a server loads afterwards does not count).
+``--peers DIR`` measures other memory servers in the same run; each is installed there, in the pinned version, if it is
+not there yet: the official one by npm, the others by pip into a virtual environment each. What cannot be installed or
+does not answer is listed with the reason. Peers are started as their own documentation says, without a key and with an
+empty home.
+
+``--part end`` measures instead how long the server's output stays open after its client has hung up, has sent SIGTERM
+or SIGINT, or was killed while somebody else holds the pipes: idle, while it loads, and in a record that waits for the
+lock.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,6 +25,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from filelock import FileLock
 
 from benchmarks.common import SERVER, Command, Wire, command_line, cpu_seconds, median, print_table, write_results
 
@@ -145,6 +153,72 @@ def peers(folder: Path, python: str) -> tuple[dict[str, Row], dict[str, str]]:
     return rows, without
 
 
+# -- the end ------------------------------------------------------------------------------------------------
+
+CLIENT_THAT_DIES = (sys.executable, "-c", "import subprocess, sys; subprocess.Popen(sys.argv[1:]).wait()", *SERVER)
+WAYS: dict[str, tuple[Command, Callable[[Wire], None]]] = {
+    "end of input": (SERVER, Wire.hang_up),
+    "SIGTERM": (SERVER, lambda server: server.signal(signal.SIGTERM)),
+    "SIGINT": (SERVER, lambda server: server.signal(signal.SIGINT)),
+    "death of the client": (CLIENT_THAT_DIES, Wire.kill),
+}
+UNDER_WAY = 0.3
+"""Seconds after which a record waits for the lock."""
+
+
+def _idle(server: Wire, home: Path) -> None:  # noqa: ARG001 - as the others
+    server.ask(*RECALL)
+
+
+def _loading(server: Wire, home: Path) -> None:
+    """It began to when the tools were listed."""
+
+
+def _waiting(server: Wire, home: Path) -> FileLock:
+    server.ask(*RECALL)
+    lock = FileLock(home / "memory" / "write.lock")
+    lock.acquire()
+    server.begin("record_trajectory", task=TASK, steps=[{"action": "open the fridge"}], outcome="success")
+    time.sleep(UNDER_WAY)
+    return lock  # it is held until it is forgotten
+
+
+STATES: dict[str, Callable[[Wire, Path], object]] = {
+    "idle": _idle,
+    "loading": _loading,
+    "waiting for the lock": _waiting,
+}
+
+
+def ending(way: str, state: str) -> float:
+    """Milliseconds from the act that is to end the server until its output is closed."""
+    command, act = WAYS[way]
+    with tempfile.TemporaryDirectory() as home:
+        settings = {"HOME": home, "MEMP_HOME": f"{home}/memory", "MEMP_RECALL_WAIT": str(SECONDS)}
+        with Wire(command, quiet=True, **settings).open() as server:
+            kept = STATES[state](server, Path(home))
+            began = time.perf_counter()
+            act(server)
+            server.wait_for_the_end()
+            taken = 1000 * (time.perf_counter() - began)
+            del kept
+            return taken
+
+
+def endings(runs: int) -> tuple[list[dict[str, object]], dict[str, list[float]]]:
+    """A line for each state and way, and the single runs, which are made in turns."""
+    cases = [(state, way) for state in STATES for way in WAYS]
+    taken: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
+    for _ in range(runs):
+        for state, way in cases:
+            taken[state, way].append(ending(way, state))
+    lines: list[dict[str, object]] = [
+        {"the server is": state, "ended by": way, "ms, median": median(ms), "ms, worst": max(ms), "runs": runs}
+        for (state, way), ms in taken.items()
+    ]
+    return lines, {f"{state}, {way}": ms for (state, way), ms in taken.items()}
+
+
 # -- results ------------------------------------------------------------------------------------------------
 
 
@@ -180,11 +254,18 @@ def table(costs: Mapping[str, Sequence[Cost]]) -> list[dict[str, object]]:
 def main() -> None:
     """Measure, print, and keep the figures and the single runs if asked to."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=20, help="how often each row is measured (default: %(default)s)")
+    parser.add_argument("--runs", type=int, default=20, help="how often each is measured (default: %(default)s)")
     parser.add_argument("--peers", type=Path, help="measure other memory servers too, installed into this folder")
     parser.add_argument("--python", default=sys.executable, help="the Python of the peers (default: this one)")
     parser.add_argument("--out", type=Path, help="write the figures there, as JSON")
+    parser.add_argument("--part", choices=["start", "end"], default="start", help="what to measure (default: start)")
     options = parser.parse_args()
+    if options.part == "end":
+        lines, single = endings(options.runs)
+        print_table(lines)
+        if options.out:
+            write_results(options.out, command_line(), None, {"rows": lines, "runs": single})
+        return
     others, without = peers(options.peers.resolve(), options.python) if options.peers else ({}, {})
     costs = measure(ROWS | others, options.runs)
     lines = table(costs)

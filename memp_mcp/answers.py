@@ -239,7 +239,7 @@ def procedure_answer(known: Known, *, detail: Detail, why: str = "") -> Procedur
         exemplar=[] if brief else step_lines(procedure.exemplar),
         origin=_origin(procedure),
         dangers=list(hazards.of_procedure(procedure)),
-        by="" if procedure.author in {"rules", *(s.client for s in procedure.sources[:1])} else procedure.author,
+        by="" if procedure.author in {"rules", *(s.told for s in procedure.sources[:1])} else procedure.author,
         why=why,
         **_reliability(procedure, counts),
     )
@@ -261,7 +261,7 @@ def _origin(procedure: Procedure) -> str:
         return ""
     first, last = procedure.sources[0], procedure.sources[-1]
     project = f"project {_name(procedure.project)}" if procedure.project else ""
-    parts = [_name(first.client), project, first.at.date().isoformat(), _verified_by(last, procedure)]
+    parts = [_name(first.told), project, first.at.date().isoformat(), _verified_by(last, procedure)]
     return ", ".join(filter(None, parts))
 
 

@@ -462,14 +462,13 @@ def rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
 
 def doctor(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
     """Look for what is wrong and say how to mend it."""
-    from memp_mcp.repair import problems  # noqa: PLC0415 - imports LanceDB
-    from memp_mcp.upkeep import MEND  # noqa: PLC0415 - as above
+    from memp_mcp.repair import problems, told, unopened  # noqa: PLC0415 - imports LanceDB
 
     try:
         found = problems(_open(settings, salvage=True))
     except StoreDamaged as error:  # by then it has not even been opened
-        found = [f"{error} {MEND}"]
-    lines = [f"- {p}" for p in found] or ["The memory is sound."]
+        found = [unopened(error)]
+    lines = told(found) or ["The memory is sound."]
     return Answer({"problems": found}, lines, UNSOUND if found else OK)
 
 
@@ -527,11 +526,11 @@ def status(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: 
 
 def repair(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
     """Mend what is wrong, as far as it can be mended; what is replaced is kept."""
-    from memp_mcp.repair import repair  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.repair import repair, told  # noqa: PLC0415 - imports LanceDB
 
     repaired = repair(settings)
     done = [f"+ {line}" for line in repaired.done] or ["There was nothing to mend."]
-    return Answer(repaired, [*done, *(f"- {line}" for line in repaired.left)], UNSOUND if repaired.left else OK)
+    return Answer(repaired, [*done, *told(repaired.left)], UNSOUND if repaired.left else OK)
 
 
 def _open(settings: Settings, *, salvage: bool = False) -> Memory:

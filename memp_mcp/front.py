@@ -30,7 +30,7 @@ CATALOGUE = Path(__file__).with_name("catalogue.json")
 Serve = Callable[[BinaryIO, BinaryIO], None]
 """Serves one connection: reads lines of JSON-RPC from the first stream, writes them to the second, until its end."""
 
-_SECONDS_BETWEEN_LOOKS = 0.5
+_SECONDS_BETWEEN_LOOKS = 0.25
 _SECONDS_FOR_THE_REST = 0.5
 """For calls that are under way when the client hangs up. Nobody hears their answers, and the next try counts once."""
 

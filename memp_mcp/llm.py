@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from memp_mcp.errors import BadInput, LLMFailed, StoreBusy, StoreDamaged, StoreError, StoreFull
 from memp_mcp.models import now
+from memp_mcp.settings import make_private
 
 if TYPE_CHECKING:
     import anthropic
@@ -120,7 +121,7 @@ class Budget:
     def charge(self, tokens: int) -> None:
         """Count *tokens* as used today."""
         with _ledger_errors(self._ledger):
-            self._ledger.parent.mkdir(parents=True, exist_ok=True)
+            make_private(self._ledger.parent)
             with self._lock:
                 days = self._days()
                 days[_today()] = days.get(_today(), 0) + tokens

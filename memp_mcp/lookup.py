@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import logging
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
-from memp_mcp.errors import NotFound
+from memp_mcp.errors import NotFound, StoreDamaged
 from memp_mcp.models import Counts, Event, Procedure, Text, Trajectory, Value, checked_id, stable_id
 from memp_mcp.store import Store
 from memp_mcp.update import Used
+
+NO_WORDS = "no neighbours by words, since their index cannot be read: run `memp-mcp repair`"
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 
 class Known(NamedTuple):
@@ -90,6 +97,17 @@ def recalled(store: Store, recall_id: str) -> list[Procedure]:
         raise NotFound("recall", recall_id, "It may belong to another memory: leave recall_id out, or recall again.")
     revisions = (store.revision(r.id, r.revision) for r in noted(found[0]).returned)
     return [p for p in revisions if p is not None]
+
+
+def by_words(search: Callable[[], list[T]], notes: list[str]) -> list[T]:
+    """What a search by words finds. A damaged index is a reason to say so in *notes*, not to refuse what is told."""
+    try:
+        return search()
+    except StoreDamaged as error:
+        log.warning("%s", error)
+        if NO_WORDS not in notes:
+            notes.append(NO_WORDS)
+        return []
 
 
 def is_withheld(store: Store, recall_id: str) -> bool:

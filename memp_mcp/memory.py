@@ -57,6 +57,7 @@ LOOKED_UP = 4_000
 LOOKED_UP_STATE = 8_000
 """The same of an error or an observed state, which consists of many lines."""
 
+DAMAGED_WORDS = "by meaning alone, since the index of the words cannot be read: run `memp-mcp repair`"
 WITHHELD = (
     "Withheld at random, to measure what this memory is worth (MEMP_HOLDOUT): work it out, then call record_trajectory "
     "with this recall_id. Do not recall this task again."
@@ -560,7 +561,8 @@ def _what_was_found(worded: Mapping[str, Future[list[Hit]]], *, needed: bool) ->
         except StoreDamaged as error:
             if needed:
                 raise
-            damage = f"by meaning alone: {error}"
+            log.warning("%s", error)
+            damage = DAMAGED_WORDS
     return found, damage
 
 

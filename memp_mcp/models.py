@@ -162,14 +162,30 @@ class Trajectory(Value):
         return {"success": True, "failure": False, "partial": False, "unknown": None}[self.outcome]
 
 
+_BY_TOKEN = re.compile(r"([a-z0-9][a-z0-9_-]*) \(")
+
+
+def caller(token: str, client: str) -> str:
+    """Who records or recalls: ``ann (codex)``, by the name of a token and by the one that the client gave itself."""
+    return f"{token} ({client})" if token and client else token or client
+
+
 class Source(Value):
     """An episode behind a procedure: whose it was, where and when, and who verified its success."""
 
-    client: Text = ""
+    model_config = ConfigDict(serialize_by_alias=True)
+
+    told: Text = Field(default="", alias="client", description="As `caller` says it.")
     project: Text = ""
     at: Moment = Field(default_factory=now)
     judged_by: Text = Field(default="", description="Who verified the success; empty: nobody did.")
     content: Text = Field(default="", description="Hash of task and steps, to know the same run when it is told twice.")
+
+    @property
+    def client(self) -> str:
+        """Who vouches for it: where a token was asked for, its name alone, for a client may call itself anything."""
+        known = _BY_TOKEN.match(self.told)
+        return known[1] if known else self.told
 
     @classmethod
     def of(cls, trajectory: Trajectory) -> Self:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 from memp_mcp import build, judge, lookup, redact, update, vectors
@@ -273,7 +274,9 @@ class Recorder:
             return ()
         found: dict[str, update.Neighbour] = {}
         scope = {procedure.project}
-        for near, _ in self._store.lexical(procedure.embedded_text[:500], projects=scope, limit=NEIGHBOURS):
+        text = procedure.embedded_text[:500]
+        search = partial(self._store.lexical, text, projects=scope, limit=NEIGHBOURS)
+        for near, _ in lookup.by_words(search, draft.notes):
             found[near.id] = update.Neighbour(pending.procedures.get(near.id, near), 0.0)
         if draft.vectors is not None:
             for near, close in self._store.dense(draft.vectors.vector, projects=scope, limit=NEIGHBOURS):

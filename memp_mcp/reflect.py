@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -78,6 +79,8 @@ class _Asked(NamedTuple):
     op_id: str
     withheld: bool
     """What the recall found was withheld, so that nothing which was shown has failed."""
+    notes: list[str]
+    """What could not be looked up."""
 
     @property
     def explained(self) -> bool:
@@ -115,14 +118,15 @@ class Reflector:
             project = recalled[0].project
         if trajectory is not None and trajectory.project not in {"", project}:
             raise BadInput(f"{trajectory.id} is of another project than {project!r}: leave out `project`.")
-        failure = self._failure(text(report.task.strip()), trajectory, text(report.error.strip()), project)
+        notes: list[str] = []
+        failure = self._failure(text(report.task.strip()), trajectory, text(report.error.strip()), project, notes)
         recall_id = report.recall_id or (trajectory.recall_id if trajectory else None) or ""
         diagnosis, correction = text(report.diagnosis.strip()), text(report.correction.strip())
         withheld = bool(recall_id) and lookup.is_withheld(self._store, recall_id)
         told = (failure.task, failure.error, trajectory.id if trajectory else "", recall_id, diagnosis, correction)
         return _Asked(
             failure=failure,
-            concerned=self._concerned(failure, recall_id, report.used, project, withheld=withheld),
+            concerned=self._concerned(failure, recall_id, report.used, project, notes, withheld=withheld),
             recall_id=recall_id,
             diagnosis=diagnosis,
             correction=adjust.parse_correction(correction),
@@ -130,6 +134,7 @@ class Reflector:
             project=project,
             op_id=stable_id("o", "reflect", *told, project, *report.used),
             withheld=withheld,
+            notes=notes,
         )
 
     def _reflect(self, asked: _Asked) -> Reflection:
@@ -145,7 +150,9 @@ class Reflector:
 
     # -- what the failure is, and about which procedures -----------------------------------------------------
 
-    def _failure(self, task: str, trajectory: Trajectory | None, error: str, project: str) -> adjust.Failure:
+    def _failure(
+        self, task: str, trajectory: Trajectory | None, error: str, project: str, notes: list[str]
+    ) -> adjust.Failure:
         if trajectory is None and not task:
             raise BadInput("Say what failed: give trajectory_id (from record_trajectory) or task, and the error text.")
         task = trajectory.task if trajectory else task
@@ -153,12 +160,20 @@ class Reflector:
             error = last_error(trajectory)
         if not error:
             raise BadInput("The error is empty: give the error text, or say what was wrong with the result.")
-        successes = self._store.similar_trajectories(task, succeeded=True, projects={project, ""}, limit=5)
+        search = partial(self._store.similar_trajectories, task, succeeded=True, projects={project, ""}, limit=5)
+        successes = lookup.by_words(search, notes)
         near = (t for t in successes if keys.coverage(task[:LOOKED_UP], t.task[:LOOKED_UP]) >= NEAR_TASK)
         return adjust.Failure(task, error, trajectory, next(near, None))
 
     def _concerned(
-        self, failure: adjust.Failure, recall_id: str, used: Sequence[str], project: str, *, withheld: bool
+        self,
+        failure: adjust.Failure,
+        recall_id: str,
+        used: Sequence[str],
+        project: str,
+        notes: list[str],
+        *,
+        withheld: bool,
     ) -> list[update.Used]:
         """The procedures that were used; else the recall's first; else the one for this very task, if any: a guess."""
         ids = list(used or (failure.trajectory.used if failure.trajectory else ()))
@@ -167,7 +182,8 @@ class Reflector:
         guessed = not ids and not withheld
         if guessed:
             form = keys.same_task_form(failure.task)
-            near = self._store.lexical(failure.task[:500], projects={project}, limit=8)
+            search = partial(self._store.lexical, failure.task[:500], projects={project}, limit=8)
+            near = lookup.by_words(search, notes)
             ids = [p.id for p, _ in near if form in {keys.same_task_form(t) for t in p.tasks}][:1]
         known = [lookup.known(self._store, pid).procedure for pid in dict.fromkeys(ids)]
         if away := [p.id for p in known if p.project and project not in {"", p.project}]:
@@ -302,7 +318,7 @@ def _reflection(asked: _Asked, fault: Fault, changes: Sequence[Change], *notes: 
         success=asked.failure.success,
         concerned=tuple(u.procedure for u in asked.concerned),
         suggestion=adjust.suggestion(asked.concerned[0] if asked.concerned else None, asked.failure),
-        notes=notes,
+        notes=(*asked.notes, *notes),
     )
 
 

@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from memp_mcp.archive import embed_again, finish
 from memp_mcp.embedder import BackgroundEmbedder
-from memp_mcp.errors import EmbedderError, MempError
+from memp_mcp.errors import EmbedderError, MempError, StoreDamaged
 from memp_mcp.memory import Memory
 from memp_mcp.models import Value
 from memp_mcp.salvage import ASIDE
 from memp_mcp.settings import Settings
 from memp_mcp.store import Store
+from memp_mcp.tables import LOOK
 from memp_mcp.upkeep import MEND
 
 BEYOND_REPAIR = (
     "It could not be mended. `memp-mcp export FILE` saves the rest; import that, and your last backup, into "
     "another MEMP_HOME."
 )
+
+
+def told(found: Sequence[str]) -> list[str]:
+    """What is wrong in lines for a person, and what is to be done about it once, at the end."""
+    cures = [cure for cure in (MEND, BEYOND_REPAIR) if any(p.endswith(cure) for p in found)]
+    return [*(f"- {p.removesuffix(MEND).removesuffix(BEYOND_REPAIR).rstrip()}" for p in found), *cures]
+
+
+def unopened(error: StoreDamaged) -> str:
+    """What is wrong with a memory that cannot be opened, with its cure: it has been looked at already."""
+    text = str(error).partition(LOOK)[0].rstrip()
+    return text if "memp-mcp repair" in text else f"{text} {MEND}"
 
 
 class Repaired(Value):

@@ -14,10 +14,11 @@ from typing import Annotated, Any, Literal, TypeVar
 import anyio.to_thread
 from mcp import MCPError
 from mcp.server import MCPServer
+from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import TokenVerifier
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.caching import CacheHint
-from mcp.server.context import ServerMiddleware, ServerRequestContext
+from mcp.server.context import CallNext, HandlerResult, ServerMiddleware, ServerRequestContext
 from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver import Context
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
@@ -26,10 +27,13 @@ from mcp.server.mcpserver.tools import Tool
 from mcp.types import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
+    INVALID_REQUEST,
+    PARSE_ERROR,
     CallToolResult,
     Completion,
     CompletionArgument,
     CompletionContext,
+    ErrorData,
     GetPromptResult,
     InputRequiredResult,
     PaginatedRequestParams,
@@ -45,7 +49,7 @@ from memp_mcp import __version__, answers, skill_folders, skills
 from memp_mcp.adjust import CORRECTION_FORM
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory
-from memp_mcp.models import Outcome, Reward, Trajectory
+from memp_mcp.models import Outcome, Reward, Trajectory, caller
 from memp_mcp.reflect import Report
 
 T = TypeVar("T")
@@ -133,7 +137,7 @@ def build_server(
         cache_hints={"tools/list": CacheHint(ttl_ms=300_000, scope="public")},
         token_verifier=verifier,
         auth=auth,
-        middleware=middleware,
+        middleware=[*middleware, _refuse_null_responses],
     )
     _add_resources(server, memory)
     _add_prompts(server)
@@ -151,6 +155,26 @@ class _Server(MCPServer[Any]):
             return await super().get_prompt(name, arguments, context)
         except ValueError as error:
             raise MCPError(INVALID_PARAMS, f"{error}. prompts/list names those that there are.") from error
+
+
+def not_json(what: str) -> ErrorData:
+    """What is said of a line or body that cannot be parsed."""
+    return ErrorData(code=PARSE_ERROR, message=f"Parse error: the {what} is not JSON. One message a {what}, in UTF-8.")
+
+
+def no_message(what: str) -> ErrorData:
+    """What is said of JSON that is no message of JSON-RPC."""
+    told = (
+        f"Invalid Request: the {what} is not one JSON-RPC 2.0 message. There are no batches; an id is text or integer."
+    )
+    return ErrorData(code=INVALID_REQUEST, message=told)
+
+
+async def _refuse_null_responses(ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+    """The SDK takes null for no answers to a request for input; the protocol has it that a client errs there."""
+    if (ctx.params or {}).get("inputResponses", ()) is None:
+        raise MCPError(INVALID_PARAMS, "inputResponses is null: give an object of responses, or leave it out.")
+    return await call_next(ctx)
 
 
 # -- tools --------------------------------------------------------------------------------------------------
@@ -336,9 +360,9 @@ def _given(score: float | None, feedback: str) -> Reward | None:
 
 
 def _client(ctx: Context[Any, Any]) -> str:
-    """The name that the client gave itself, for provenance."""
-    params = ctx.session.client_params
-    return params.client_info.name[:80] if params is not None else ""
+    """Who calls, for provenance. A session tells the client's own name, and so does each call since 2026-07-28."""
+    params, token = ctx.session.client_params, get_access_token()
+    return caller(token.client_id if token else "", params.client_info.name[:80] if params else "")
 
 
 # -- resources, prompts, completion -------------------------------------------------------------------------

@@ -132,7 +132,7 @@ def on_http(settings: Settings, door: web.Door) -> Callable[[Callable[[], object
     from memp_mcp import web  # noqa: PLC0415 - imports the SDK
     from memp_mcp.server import build_server  # noqa: PLC0415 - as above
 
-    guard, meters = web.guard(door)
+    guard, meters = web.guard(door, {str(settings.directory): "MEMP_HOME", settings.store: "MEMP_STORE"})
     memories = _Namespaces(settings)
     Thread(target=memories.begin, name="open-memory", daemon=True).start()
     server = build_server(

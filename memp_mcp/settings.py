@@ -117,6 +117,14 @@ class Settings(BaseModel):
         return self.model_copy(update={"home": self.directory / "namespaces" / name, "store": store})
 
 
+def make_private(directory: Path) -> None:
+    """Make the directory of a memory, whoever is the first to need it: what is recorded is its owner's business.
+
+    One that is there keeps its mode.
+    """
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def _check_home(home: str) -> None:
     if home and not Path(home).expanduser().is_absolute():
         raise BadInput(

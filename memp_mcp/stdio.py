@@ -11,12 +11,15 @@ import anyio
 from mcp.server import MCPServer
 from mcp.server.stdio import stdio_server
 from mcp.shared.message import SessionMessage
-from mcp.types import INVALID_REQUEST, PARSE_ERROR, ErrorData, JSONRPCError
+from mcp.types import JSONRPCError
 from pydantic import ValidationError
 
 from memp_mcp.models import storable
+from memp_mcp.server import no_message, not_json
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+_ODD_ID = re.compile(r'"id"\s*:\s*(?!"|-?\d+\s*[,}])')
+"""Where an id might be neither a text nor a whole number; arguments may have one too."""
 
 
 def serve(application: MCPServer[Any], stdin: BinaryIO, stdout: BinaryIO) -> None:
@@ -32,12 +35,29 @@ class _Lines(io.TextIOWrapper):
     r"""Lines that the SDK can parse.
 
     A client that cuts a text in the middle of an emoji sends half of it, as an escape such as ``\ud83d``. The SDK
-    drops such a line without an answer, and the client waits until its time-out.
+    drops such a line without an answer, and the client waits until its time-out. So it does with a request whose id
+    is no id, which it takes for a notification: here that becomes a line which is no message.
     """
 
     def readline(self, size: int = -1, /) -> str:  # type: ignore[override]  # typeshed mixes text and bytes here
         line = super().readline(size)
+        if _ODD_ID.search(line) and _has_no_id(line):
+            return "null\n"
         return _joined(line) if _SURROGATE.search(line) else line
+
+
+def _has_no_id(line: str) -> bool:
+    """Whether it asks for an answer and has no id that an answer could be given to."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(message, dict) and "method" in message and not _is_id(message.get("id", ""))
+
+
+def _is_id(value: object) -> bool:
+    """Whether a request can be answered by this id."""
+    return isinstance(value, str) or type(value) is int
 
 
 def _joined(line: str) -> str:
@@ -77,11 +97,6 @@ def _complaint(error: ValidationError) -> JSONRPCError | None:
     if problems[0]["type"] == "json_invalid":
         if not str(problems[0]["input"]).strip():
             return None
-        told = ErrorData(code=PARSE_ERROR, message="Parse error: the line is not JSON. One message a line, in UTF-8.")
-        return JSONRPCError(jsonrpc="2.0", id=None, error=told)
+        return JSONRPCError(jsonrpc="2.0", id=None, error=not_json("line"))
     ids = [p["input"].get("id") for p in problems if isinstance(p["input"], dict)]
-    told = ErrorData(
-        code=INVALID_REQUEST, message="Invalid Request: the line is not one JSON-RPC 2.0 message. There are no batches."
-    )
-    known = next((i for i in ids if isinstance(i, str) or type(i) is int), None)
-    return JSONRPCError(jsonrpc="2.0", id=known, error=told)
+    return JSONRPCError(jsonrpc="2.0", id=next(filter(_is_id, ids), None), error=no_message("line"))

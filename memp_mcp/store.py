@@ -35,6 +35,7 @@ from memp_mcp.models import (
 from memp_mcp.reading import FORMAT, Meta, Reading, agreed, checked, marker_id
 from memp_mcp.resident import MAX_FLOATS
 from memp_mcp.salvage import Salvage, set_aside
+from memp_mcp.settings import make_private
 from memp_mcp.tables import (
     INDEXED_FROM,
     SCHEMAS,
@@ -147,7 +148,7 @@ class Store(Reading):
             StoreFull: there is none, and none can be made here.
         """
         with explained(directory):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # what was recorded is its owner's business
+            make_private(directory)
         store = cls(directory, lock_timeout=lock_timeout, indexed_from=indexed_from, max_floats=max_floats)
         store._begin(salvage=salvage)
         return store

@@ -14,6 +14,7 @@ import errno
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import time
@@ -33,6 +34,7 @@ from memp_mcp.models import Event, Procedure, Trajectory, storable
 
 lean.few_arenas()
 lean.on_demand("lance_namespace_urllib3_client")  # LanceDB needs its models; its clients cost 0.7 s of CPU and 13 MB
+os.environ.setdefault("LANCEDB_LOG", "error")  # it warns of one damaged index a dozen times, which is told once here
 import lancedb  # noqa: E402 - after that
 from lancedb.index import FTS, Bitmap, BTree, IvfRq, IvfSq  # noqa: E402 - after that
 from lancedb.query import MatchQuery  # noqa: E402 - after that
@@ -206,6 +208,7 @@ def explained(directory: Path | str) -> Iterator[None]:
         raise _explanation(error, directory) from error
 
 
+LOOK = "Run `memp-mcp doctor`"
 _UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
 
 
@@ -229,13 +232,16 @@ def _explanation(error: Exception, directory: Path | str) -> StoreError:
         return StoreDamaged(f"{directory} is gone. Put it back and restart, or set MEMP_HOME to where the memory is.")
     return StoreDamaged(
         f"The memory in {directory} cannot be read: {_first_line(text)}. It was left as it is. "
-        "Run `memp-mcp doctor` to see what is wrong, `memp-mcp repair` to mend it, `memp-mcp export` to save what can "
-        "still be read."
+        f"{LOOK} to see what is wrong, `memp-mcp repair` to mend it, `memp-mcp export` to save what can still be read."
     )
 
 
+_SOURCE = re.compile(r",? ?/\S+\.rs:\d+:\d+")
+"""Where in LanceDB's own code an error was raised; it adds that each time it passes one on."""
+
+
 def _first_line(text: str) -> str:
-    line = text.strip().partition("\n")[0]
+    line = _SOURCE.sub("", text.strip().partition("\n")[0])
     return line if len(line) <= 300 else line[:300] + "…"
 
 

@@ -20,6 +20,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from memp_mcp.errors import BadInput, NotFound, StoreBusy, StoreDamaged
 from memp_mcp.models import Value, now
+from memp_mcp.settings import make_private
 
 Scope = Literal["read", "write", "admin"]
 """What a token may do: recall and look up; also record and reflect; also forget."""
@@ -137,7 +138,7 @@ class Tokens:
         return found[0] if found and not found[0].expired else None
 
     def _change(self, change: Callable[[list[Token]], list[Token]]) -> None:
-        self._file.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self._file.parent)
         try:
             with filelock.FileLock(f"{self._file}.lock", timeout=10):
                 self._write(change(self.all()))

@@ -6,6 +6,7 @@ A token confines its calls to its namespace, a memory of its own (`namespace`), 
 from __future__ import annotations
 
 import ipaddress
+import json
 import logging
 import re
 import time
@@ -19,14 +20,15 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 import uvicorn
+from mcp import MCPError
 from mcp.server import MCPServer
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 from mcp.server.transport_security import TransportSecuritySettings
-from mcp.types import CallToolResult, TextContent
-from pydantic import AnyHttpUrl
+from mcp.types import CallToolResult, JSONRPCError, TextContent
+from pydantic import AnyHttpUrl, ValidationError
 from starlette.applications import Starlette
 from starlette.authentication import has_required_scope
 from starlette.datastructures import Headers, MutableHeaders
@@ -38,6 +40,7 @@ from starlette.types import Scope as Connection
 
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.models import MAX_CHARACTERS
+from memp_mcp.server import no_message, not_json
 from memp_mcp.tokens import Scope, Tokens
 
 if TYPE_CHECKING:
@@ -91,9 +94,10 @@ class Door:
 class Guard:
     """What build_server is given so that tokens are asked for and their scopes kept; and the figures taken."""
 
-    def __init__(self, tokens: Tokens | None, meters: Meters | None) -> None:
+    def __init__(self, tokens: Tokens | None, meters: Meters | None, places: Mapping[str, str]) -> None:
         self.verifier = _Verifier(tokens) if tokens else None
         self._meters = meters
+        self._places = {place: name for place, name in places.items() if place}
 
     @property
     def auth(self) -> AuthSettings | None:
@@ -104,9 +108,22 @@ class Guard:
         return AuthSettings(issuer_url=issuer, resource_server_url=None, required_scopes=["read"])
 
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
-        """Pass a message on, or refuse the call of a tool that the token's scope does not cover: MCP middleware."""
-        if ctx.method != "tools/call":
-            return await call_next(ctx)
+        """Pass a message on, and what came of it without the paths of this server: MCP middleware."""
+        try:
+            if ctx.method != "tools/call":
+                return await call_next(ctx)
+            return _retold(await self._called(ctx, call_next), self._named)
+        except MCPError as error:
+            raise MCPError(error.code, self._named(error.message), error.data) from error
+
+    def _named(self, text: str) -> str:
+        """A text for strangers: the places of this server by the settings that name them."""
+        for place, name in self._places.items():
+            text = text.replace(place, name)
+        return text
+
+    async def _called(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
+        """Call a tool, or refuse it where the token's scope does not cover it."""
         tool = str((ctx.params or {}).get("name"))
         started = time.perf_counter()
         failed = True
@@ -126,8 +143,12 @@ def namespace() -> str:
     return str((token.claims or {}).get(_NAMESPACE, "")) if token else ""
 
 
-def guard(door: Door) -> tuple[Guard, Meters | None]:
+def guard(door: Door, places: Mapping[str, str]) -> tuple[Guard, Meters | None]:
     """What is to watch over the server at this door, and where it takes figures.
+
+    Args:
+        door: Whom it lets in.
+        places: Paths that are no business of a client's, and what stands for them in what it is told.
 
     Raises:
         BadInput: it would be open to strangers, or the extra `team` is needed and not installed.
@@ -142,9 +163,9 @@ def guard(door: Door) -> tuple[Guard, Meters | None]:
     except ImportError as error:
         if door.tokens or door.rate:
             raise BadInput(f"Serving a team needs more ({error}). Run: pip install 'memp-mcp[team]'") from error
-        return Guard(None, None), None
+        return Guard(None, None, places), None
     meters = Meters()
-    return Guard(door.tokens, meters), meters
+    return Guard(door.tokens, meters, places), meters
 
 
 def application(
@@ -174,7 +195,7 @@ def application(
         from memp_mcp.team import RateLimit, rate  # noqa: PLC0415 - an extra
 
         app.user_middleware.append(Middleware(RateLimit, limit=rate(limit), path=PATH))  # inside authentication
-    return _Journal(app, meters, known={PATH, "/health", "/ready", "/metrics"})
+    return _Journal(_Complaints(app), meters, known={PATH, "/health", "/ready", "/metrics"})
 
 
 def serve(app: ASGIApp, door: Door, bound: Callable[[], object]) -> None:
@@ -242,6 +263,22 @@ def _is_error(result: HandlerResult) -> bool:
     if isinstance(result, CallToolResult):
         return bool(result.is_error)
     return isinstance(result, dict) and bool(result.get("isError"))
+
+
+def _retold(result: HandlerResult, told: Callable[[str], str]) -> HandlerResult:
+    """A tool's result with its troubles as *told*: errors and notes, but not what was recorded and is recalled."""
+    if not isinstance(result, dict):
+        return result  # a refusal of ours
+    if result.get("isError"):
+        said = [{**c, "text": told(c["text"])} if c["type"] == "text" else c for c in result["content"]]
+        return {**result, "content": said}
+    data = result.get("structuredContent") or {}
+    notes = {name: data[name] for name in ("note", "notes") if name in data}
+    anew = {name: told(v) if isinstance(v, str) else [told(note) for note in v] for name, v in notes.items()}
+    if notes == anew:
+        return result
+    text = json.dumps(data | anew, ensure_ascii=False, separators=(",", ":"))
+    return {**result, "content": [{"type": "text", "text": text}], "structuredContent": data | anew}
 
 
 def _is_loopback(host: str) -> bool:
@@ -313,6 +350,38 @@ class _Journal:
         if self._meters:
             method = scope["method"] if scope["method"] in {"GET", "POST", "DELETE"} else "other"
             self._meters.request(method=method, path=path, status=status)
+
+
+class _Complaints:
+    """ASGI middleware: says of a body that is no message what is said on stdio, in the place of pydantic's report."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
+        held: list[Message] = []
+
+        async def say(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 400:
+                held.append(message)  # its length is known when its body is, which the SDK sends in one piece
+                return
+            if held:
+                message = {**message, "body": _complaint(message.get("body", b""))}
+                MutableHeaders(scope=held[0])["Content-Length"] = str(len(message["body"]))
+                await send(held.pop())
+            await send(message)
+
+        await self._app(scope, receive, say)
+
+
+def _complaint(body: bytes) -> bytes:
+    try:
+        told = JSONRPCError.model_validate_json(body)
+    except ValidationError:
+        return body  # of another kind
+    kinds = {"Parse error": not_json, "Validation error:": no_message}
+    said = next((of("body") for sign, of in kinds.items() if told.error.message.startswith(sign)), told.error)
+    return told.model_copy(update={"error": said}).model_dump_json(exclude_unset=True).encode()
 
 
 async def _identified(send: Send, request_id: str, statuses: list[int], message: Message) -> None:

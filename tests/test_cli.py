@@ -424,6 +424,20 @@ def test_upkeep(shell: Shell, procedure_id: str) -> None:
     assert procedure_id
 
 
+def test_doctor_says_once_how_all_that_is_wrong_is_mended(shell: Shell, procedure_id: str) -> None:
+    for file in shell.home.rglob("_indices/**/*.lance"):
+        file.write_bytes(b"")
+
+    told = shell.run("doctor", code=4).splitlines()
+
+    assert [line.startswith("- The indexes of ") for line in told] == [True, True, False]
+    assert told[-1] == "Run `memp-mcp repair`."
+    assert all(
+        "memp-mcp repair" in problem for problem in json.loads(shell.run("doctor", "--json", code=4))["problems"]
+    )
+    assert procedure_id
+
+
 def test_a_cold_start_reports_what_it_kept(shell: Shell, tmp_path: Path) -> None:
     file = tmp_path / "t.jsonl"
     longer = {**LINE, "steps": [*LINE["steps"], {"action": "celebrate"}]}  # type: ignore[misc]  # a list of dicts
@@ -447,7 +461,9 @@ def test_doctor_sends_to_repair_also_what_cannot_be_opened(shell: Shell, procedu
     if text is not None:
         meta.write_text(text, encoding="utf-8")
 
-    assert "memp-mcp repair" in shell.run("doctor", code=4)
+    told = shell.run("doctor", code=4)
+    assert told.count("memp-mcp repair") == 1
+    assert "memp-mcp doctor" not in told, "that is what has just been run"
     assert "meta.json was written anew" in shell.run("repair")
     assert "sound" in shell.run("doctor")
     assert procedure_id in shell.run("list")

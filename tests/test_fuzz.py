@@ -59,8 +59,12 @@ KNOWN: dict[str, st.SearchStrategy[Any]] = {
 }
 ARGUMENTS = {
     "recall_procedure": ("task", "error", "limit", "detail", "project"),
-    "record_trajectory": ("task", "steps", "outcome", "reward", "feedback", "script", "project", "model", "key"),
-    "reflect_failure": ("error", "task", "trajectory_id", "used", "diagnosis", "correction", "project"),
+    "record_trajectory": (
+        *("task", "steps", "outcome", "reward", "feedback", "recall_id", "used", "script", "project", "model", "key"),
+    ),
+    "reflect_failure": (
+        *("error", "task", "trajectory_id", "recall_id", "used", "diagnosis", "correction", "project"),
+    ),
     "get_procedure": ("id", "revision"),
     "forget_procedure": ("id",),
 }
@@ -115,7 +119,7 @@ def test_the_fuzz_knows_every_argument(memory: Memory, tool: str) -> None:
     known = anyio.run(schemas)
 
     assert known.keys() == ARGUMENTS.keys()
-    assert set(ARGUMENTS[tool]) <= known[tool].keys()
+    assert set(ARGUMENTS[tool]) == known[tool].keys()
 
 
 # -- lines that are no messages -------------------------------------------------------------------------------
@@ -182,6 +186,12 @@ BROKEN = st.one_of(
             b'{"jsonrpc":"1.0","id":1,"method":"ping"}',
             b'{"id":1,"method":"ping"}',
             b'{"jsonrpc":"2.0","id":1,"method":7}',
+            b'{"jsonrpc":"2.0","id":1.5,"method":"ping"}',
+            b'{"jsonrpc":"2.0","id":null,"method":"ping"}',
+            b'{"jsonrpc":"2.0","id":{"id":1},"method":"ping"}',
+            b'{"method":"ping","params":{"id":2},"jsonrpc":"2.0","id":[1]}',
+            b'{"jsonrpc":"2.0","id":true,"method":"ping"}',
+            b'{"jsonrpc":"2.0","id":1e2,"method":"notifications/cancelled"}',
             b'{"jsonrpc":"2.0","id":1,"method":"ping","params":[]}',
             b"[" * 100_000,
             b'{"\\ud800":' + b"[" * 100_000,
@@ -198,7 +208,6 @@ SILENT = st.sampled_from(
         b"  \r\n",
         line(notification("cancelled") | {"params": {"requestId": "nothing"}}),
         line(notification("no/such")),
-        line({"jsonrpc": "2.0", "id": 1.5, "method": "ping"}),  # not an id, so that the SDK takes it for a notification
         line({"jsonrpc": "2.0", "id": 77, "result": {}}),
         line({"jsonrpc": "2.0", "id": 78, "error": {"code": 1, "message": "x"}}),
     ]
@@ -253,6 +262,20 @@ def _complaints(answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
 NO_MESSAGE = "Invalid Request: the line"
 
 
+@pytest.mark.parametrize(("responses", "told"), [(None, "error"), ({}, "result")])
+def test_null_is_not_taken_for_responses_that_were_not_asked_for(memory: Memory, responses: object, told: str) -> None:
+    call = request("tools/call", 1, name="recall_procedure", arguments={"task": "x"}, _meta=ENVELOPE)
+    call["params"]["inputResponses"] = responses
+
+    with connected(build_server(lambda: memory)) as connection:
+        connection.said.write(line(call))
+        connection.said.flush()
+        answer = json.loads(connection.heard.readline())
+
+    assert told in answer
+    assert answer.get("error", {"code": -32602})["code"] == -32602
+
+
 def _ended(answers: list[dict[str, Any]]) -> bool:
     return any(a["id"] == "the end" for a in answers)
 
@@ -263,6 +286,9 @@ def _ended(answers: list[dict[str, Any]]) -> bool:
         (b"{nonsense", -32700, None),
         (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', -32600, None),
         (b'{"jsonrpc":"1.0","id":"a","method":"ping"}', -32600, "a"),
+        (b'{"jsonrpc":"2.0","id":1.5,"method":"ping"}', -32600, None),
+        (b'{"jsonrpc":"2.0","id":null,"method":"ping"}', -32600, None),
+        (b'{"jsonrpc":"2.0","id":{"a":1},"method":"ping"}', -32600, None),
     ],
 )
 def test_the_program_answers_what_is_no_message_and_goes_on(

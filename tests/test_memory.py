@@ -581,6 +581,14 @@ def test_a_procedure_is_provisional_until_a_person_approves_it_and_then_says_so(
         memory.approve(made.id)
 
 
+def test_who_calls_itself_by_another_name_confirms_nothing_and_another_token_does(memory: Memory) -> None:
+    for number, client in enumerate(("ann (codex)", "ann (claude-code)", "bob (codex)")):
+        assert only(memory).status == "provisional" if number else not memory.list_procedures()
+        memory.record(won("publish the shop", ("release publish", f"published {number}"), client=client))
+
+    assert only(memory).status == "active"
+
+
 def test_what_is_approved_and_shared_is_recalled_in_another_project(memory: Memory) -> None:
     memory.record(PUBLISH.model_copy(update={"project": "shop"}))
     made = only(memory)

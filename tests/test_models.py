@@ -12,7 +12,20 @@ from pydantic import ValidationError
 
 from memp_mcp import models
 from memp_mcp.errors import BadInput, LLMFailed, NotFound, StaleRevision
-from memp_mcp.models import Counts, Outcome, Pitfall, Reward, Step, Trajectory, checked_id, new_id, stable_id, storable
+from memp_mcp.models import (
+    Counts,
+    Outcome,
+    Pitfall,
+    Reward,
+    Source,
+    Step,
+    Trajectory,
+    caller,
+    checked_id,
+    new_id,
+    stable_id,
+    storable,
+)
 
 ANY_CHARACTER = st.text(st.characters(exclude_categories=()), max_size=30)
 """Also lone surrogates and NUL, which st.text() leaves out."""
@@ -166,6 +179,21 @@ def test_the_searched_texts_name_each_thing_once() -> None:
 )  # fmt: skip
 def test_the_task_it_was_learnt_from_stands_for_a_procedure(fields: dict[str, Any], embedded: str) -> None:
     assert procedure("brew tea", **fields).embedded_text == embedded
+
+
+@pytest.mark.parametrize(
+    ("token", "told", "shown", "source"),
+    [("ann", "codex", "ann (codex)", "ann"), ("ann", "", "ann", "ann"), ("", "codex", "codex", "codex"),
+     ("", "Claude (Desktop)", "Claude (Desktop)", "Claude (Desktop)"), ("ann", "x (eve)", "ann (x (eve))", "ann")],
+)  # fmt: skip
+def test_a_source_is_who_the_token_names_whatever_the_client_calls_itself(
+    token: str, told: str, shown: str, source: str
+) -> None:
+    """As it is stored, so that other versions of the program read it too."""
+    made = Source.model_validate_json(Source.of(won("x", "y", client=caller(token, told))).model_dump_json())
+
+    assert (made.told, made.client) == (shown, source)
+    assert f'"client":"{shown}"' in made.model_dump_json()
 
 
 def test_moments_are_in_utc() -> None:

@@ -14,8 +14,10 @@ from memp_mcp.archive import export, import_files
 from memp_mcp.backup import PATTERN, backup
 from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import BadInput, StoreDamaged, StoreNewer
+from memp_mcp.lookup import NO_WORDS
 from memp_mcp.memory import Memory
 from memp_mcp.models import Commit
+from memp_mcp.reflect import Report
 from memp_mcp.repair import Repaired, problems, repair
 from memp_mcp.settings import Settings
 from memp_mcp.store import Store
@@ -104,6 +106,36 @@ def test_without_its_full_text_a_memory_is_searched_by_meaning_and_says_so(open_
     assert "memp-mcp repair" in recall.reason
     with pytest.raises(StoreDamaged, match="memp-mcp repair"):
         open_memory(background=NoEmbedder("none"), recall_wait=0.0).recall(TASKS[1])
+
+
+def test_without_its_full_text_a_memory_goes_on_learning_and_says_what_it_could_not_look_up(
+    open_memory: OpenMemory, capfd: pytest.CaptureFixture[str]
+) -> None:
+    memory = used(open_memory())
+    for name in ("procedures", "trajectories"):
+        for file in files(memory, name, "_indices"):
+            file.write_bytes(b"no index")
+    other = open_memory()
+
+    recorded = other.record(won("boil the eggs", "boil"))
+    reflection = other.reflect(Report(task="feed the cat", error="no cat", correction="call the cat"))
+
+    assert recorded.notes == (NO_WORDS,)
+    assert reflection.notes == (NO_WORDS,)
+    assert other.recall("boil the eggs").matches[0].procedure.id == recorded.changes[0].procedure.id
+    assert "WARN" not in capfd.readouterr().err, "LanceDB says it a dozen times"
+
+
+def test_an_error_does_not_tell_where_in_the_source_of_lancedb_it_was_raised(open_memory: OpenMemory) -> None:
+    memory = used(open_memory())
+    for file in files(memory, "events", "data"):
+        file.write_bytes(b"no data")
+
+    with pytest.raises(StoreDamaged) as caught:
+        list(open_memory().store.all_events())
+
+    assert "cannot be read: " in str(caught.value)
+    assert ".rs:" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["events", "procedures", "procedure_versions", "trajectories"])

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from mcp import Client
 from mcp.types import ResourceTemplateReference
 
+from memp_mcp import skill_folders, skills
 from memp_mcp.embedder import BackgroundEmbedder
-from memp_mcp.errors import BadInput
+from memp_mcp.errors import BadInput, NotFound
 from memp_mcp.memory import Memory
 from memp_mcp.models import Change, Procedure
 from memp_mcp.reflect import Report
@@ -107,6 +108,10 @@ class World:
             self._see(project, [p for task in TASKS for p in self._recalled(project, task)])
             errors = [f"error: {other} is closed" for other in PROJECTS]
             self._see(project, [p for error in errors for p in self._recalled(project, "go on", error)])
+            self._see(project, skill_folders.page(memory).procedures)
+            for hidden in (p for p in self._all() if p.id not in self._may_see(project)):
+                with pytest.raises(NotFound):
+                    skill_folders.text_of(memory, skills.name_of(hidden))
             named = {a.id for a in memory.stats(projects={project, ""}).ledger.procedures}
             completed = set(memory.ids_starting("p_", kind="procedure"))
             assert named | completed <= self._may_see(project)
@@ -115,7 +120,7 @@ class World:
 
 
 @settings(
-    max_examples=5,
+    max_examples=20,
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # to shrink takes minutes: each try is a memory on disk
     suppress_health_check=[HealthCheck.function_scoped_fixture],

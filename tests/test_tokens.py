@@ -13,7 +13,9 @@ import pytest
 
 from memp_mcp.cli import main
 from memp_mcp.errors import BadInput, NotFound, StoreDamaged
+from memp_mcp.llm import Budget
 from memp_mcp.models import now
+from memp_mcp.store import Store
 from memp_mcp.tokens import Tokens
 
 
@@ -40,6 +42,20 @@ def test_nobody_else_may_read_the_file(file: Path) -> None:
     Tokens(file).create("ann", scope="read")
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+@pytest.mark.skipif(os.name != "posix", reason="Windows has no such modes")
+def test_whoever_makes_the_home_of_a_memory_makes_it_for_its_owner_alone(tmp_path: Path) -> None:
+    homes = [tmp_path / name for name in ("of a token", "of the ledger", "of the store")]
+    before = os.umask(0o022)
+    try:
+        Tokens(homes[0] / "tokens.json").create("ann", scope="read")
+        Budget(1000, homes[1] / "llm_tokens.json").charge(1)
+        Store.open(homes[2])
+    finally:
+        os.umask(before)
+
+    assert [stat.S_IMODE(home.stat().st_mode) for home in homes] == [0o700] * 3
 
 
 @pytest.mark.parametrize("wrong", ["", "memp_", "memp_" + "A" * 43, "\ud800", "x" * 100_000])

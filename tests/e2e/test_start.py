@@ -295,6 +295,26 @@ def _busy(program: Program) -> None:
     assert program.log.get(timeout=SECONDS) == b"stuck\n"
 
 
+INTERRUPTED = """
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, *rest):
+        if name == "memp_mcp.front":
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+sys.argv = ["memp-mcp"]
+from memp_mcp.__main__ import main
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a signal is a TerminateProcess")
+def test_a_server_that_is_interrupted_before_it_has_begun_says_nothing() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED], capture_output=True, stdin=subprocess.PIPE, check=False)
+
+    assert (ended.returncode, ended.stdout, ended.stderr) == (-signal.SIGINT, b"", b"")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="there a signal is a TerminateProcess")
 @pytest.mark.parametrize("when", [_answered, _loading, _busy])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -21,9 +21,11 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from mcp.types import Implementation
+from test_fuzz import TRACES
 
 from memp_mcp.tokens import Scope, Tokens
-from memp_mcp.web import MAX_BODY, NEEDED
+from memp_mcp.web import MAX_BODY, NEEDED, _retold
 
 pytestmark = pytest.mark.anyio
 EPISODE = {"task": "sweep the floor", "steps": [{"action": "sweep"}], "outcome": "success", "reward": 1}
@@ -124,11 +126,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 
 
 @asynccontextmanager
-async def client(server: Served, name: str, era: str) -> AsyncIterator[Client]:
+async def client(server: Served, name: str, era: str, **options: Any) -> AsyncIterator[Client]:
     """A client with the token of this name."""
     async with (
         httpx2.AsyncClient(headers={"Authorization": f"Bearer {server.tokens[name]}"}, timeout=60) as http,
-        Client(streamable_http_client(f"{server.url}/mcp", http_client=http), mode=era) as connected,
+        Client(streamable_http_client(f"{server.url}/mcp", http_client=http), mode=era, **options) as connected,
     ):
         yield connected
 
@@ -196,6 +198,97 @@ async def test_a_namespace_is_a_memory_of_its_own(server: Served, era: str) -> N
         with pytest.raises(Exception, match="No trajectory"):
             await owner.read_resource(f"memp://trajectories/{taught}")
     assert (server.home / "namespaces" / "guests" / "meta.json").is_file()
+
+
+@ERAS
+async def test_what_is_recorded_has_the_name_of_its_token_beside_what_the_client_calls_itself(
+    server: Served, era: str
+) -> None:
+    """A client may call itself anything, so that without the token's name all sources would look alike."""
+    task = f"wash the car of {era}"
+    named = {"client_info": Implementation(name="codex", version="1")}
+    async with client(server, "writer", era, **named) as writer, client(server, "reader", era) as reader:
+        await writer.call_tool("record_trajectory", {**EPISODE, "task": task})
+        found = await reader.call_tool("recall_procedure", {"task": task})
+
+    assert found.structured_content is not None
+    assert found.structured_content["procedures"][0]["origin"].startswith("writer (codex), ")
+
+
+def test_without_a_session_the_name_of_the_token_is_the_source(tmp_path: Path) -> None:
+    """No call of the 2025 era tells the client's name then."""
+    home = tmp_path / "memory"
+    tokens = made(home)
+    port, process = started(home, "--stateless")
+    try:
+        served = Served(port, process, home, tokens)
+        called(served, "writer", "record_trajectory", EPISODE)
+        found = called(served, "reader", "recall_procedure", {"task": EPISODE["task"]})
+    finally:
+        process.kill()
+        process.wait(30)
+
+    assert found["structuredContent"]["procedures"][0]["origin"].startswith("writer, ")
+
+
+@ERAS
+async def test_the_paths_of_the_server_are_no_business_of_a_client(tmp_path: Path, era: str) -> None:
+    home = tmp_path / "memory"
+    home.mkdir()
+    (home / "meta.json").write_text("{")
+    served = Served(*started(home), home, {"anybody": "unasked"})
+    try:
+        async with client(served, "anybody", era) as connected:
+            refused = await connected.call_tool("recall_procedure", {"task": "sweep"})
+            with pytest.raises(Exception, match="MEMP_HOME") as caught:
+                await connected.read_resource("memp://stats")
+    finally:
+        served.process.kill()
+        served.process.wait(30)
+
+    text = refused.content[0].text  # type: ignore[union-attr]  # text
+    assert refused.is_error
+    assert "MEMP_HOME" in text
+    assert str(tmp_path) not in text + str(caught.value)
+
+
+def test_a_note_is_told_without_the_paths_of_the_server_and_what_is_recalled_as_it_is() -> None:
+    data = {"procedures": [{"title": "clean /srv/memp"}], "note": "no id (/srv/memp is full)", "notes": ["x /srv/memp"]}
+    result = {"content": [], "structuredContent": data, "isError": False}
+
+    told = _retold(result, lambda text: text.replace("/srv/memp", "MEMP_HOME"))
+
+    assert isinstance(told, dict)
+    anew = {**data, "note": "no id (MEMP_HOME is full)", "notes": ["x MEMP_HOME"]}
+    assert told["structuredContent"] == json.loads(told["content"][0]["text"]) == anew
+
+
+@pytest.mark.parametrize("revision", ["2025-11-25", "2026-07-28"])
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [(b"{nonsense", -32700), (b"[]", -32600), (b'"x"', -32600), (b'{"jsonrpc":"1.0","id":1,"method":"ping"}', -32600),
+     (b'{"jsonrpc":"2.0","id":1,"method":7}', -32600), (b'{"jsonrpc":"2.0","id":{},"method":7}', -32600),
+     (b'[{"jsonrpc":"2.0","id":1,"method":"ping"}]', -32600)],
+)  # fmt: skip
+def test_a_body_that_is_no_message_is_answered_as_on_stdio(
+    server: Served, revision: str, body: bytes, code: int
+) -> None:
+    told = {"Authorization": bearer(server, "reader"), "Mcp_Protocol_Version": revision}
+    answer = ask(f"{server.url}/mcp", body=body, **told)
+
+    assert answer.status == 400
+    assert json.loads(answer.text)["error"]["code"] == code
+    assert json.loads(answer.text)["id"] is None
+    assert not any(trace in answer.text for trace in TRACES)
+
+
+def called(server: Served, name: str, tool: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The result of a call without a session, in the 2025 era."""
+    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": tool, "arguments": arguments}}
+    reply = ask(f"{server.url}/mcp", body=json.dumps(body).encode(), Authorization=bearer(server, name))
+    told = next(line for line in reply.text.splitlines() if line.startswith("data:") and "jsonrpc" in line)
+    result: dict[str, Any] = json.loads(told.removeprefix("data:"))["result"]
+    return result
 
 
 async def test_a_session_is_of_no_use_with_another_token(server: Served) -> None:
