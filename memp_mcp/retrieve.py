@@ -18,7 +18,7 @@ from memp_mcp import evidence, hazards, keys, state
 from memp_mcp.models import Counts, Procedure, RetrievePolicy, Value
 
 CANDIDATES = 32
-"""Rows asked for from each view: more cost time (64: benchmarks/results/retrieval-development.json)."""
+"""Rows asked for from each view; what 64 would change is in benchmarks/results/retrieval-development.json."""
 
 WEIGHTS = {"dense": 0.45, "words": 0.45, "commands": 0.1}
 """Of the cosine and of full text, each scaled to [0, 1] within its list, and of the likeness of commands; chosen on
