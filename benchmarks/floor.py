@@ -15,24 +15,21 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
-import os
-import platform
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.common import DATA, command_line, write_results
 from memp_mcp.embedder import Embedder, load
 from memp_mcp.errors import EmbedderError
 from memp_mcp.models import Procedure
 from memp_mcp.retrieve import Candidate, is_relevant
 
-DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 REFUSED = 0.95
 FLOORS = [round(0.01 * i, 2) for i in range(100)]
 PERCENTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -295,11 +292,7 @@ def main() -> None:
         else:
             _print(name, result)
     if given.out:
-        versions = {package: version(package) for package in ("memp-mcp", "numpy")} | {
-            "python": platform.python_version()
-        }
-        facts = {"command": "python -m benchmarks.floor", "versions": versions, "seed": None}
-        given.out.write_text(json.dumps({**facts, "results": results}, indent=1) + "\n")
+        write_results(given.out, command_line(), None, results)
     if given.plot:
         _plot(results, given.plot)
 

@@ -8,16 +8,14 @@ matter here, nothing is learnt from them. They are written straight into a store
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.common import command_line, print_table, write_results
 from memp_mcp import lookup
 from memp_mcp.ledger import Figures, account, records_of
 from memp_mcp.models import Commit, Event, Procedure, Reward, ScriptStep, Step, Trajectory, new_id
@@ -27,7 +25,6 @@ SEED = 1
 CHUNK = 500
 ROUNDS = 5
 STEPS = tuple(Step(action="go to desk 1", observation="On the desk 1 you see a lamp. " * 12) for _ in range(10))
-VERSIONS = {name: version(name) for name in ("memp-mcp", "lancedb", "pyarrow", "pydantic")} | {"python": sys.version}
 
 
 class Cost(NamedTuple):
@@ -119,14 +116,10 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, nargs="+", default=[1_000, 10_000])
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    costs = [measure(episodes) for episodes in options.episodes]
-    print("| episodes | ledger, CPU s | reading all trajectories, CPU s |\n|---|---|---|")
-    for cost in costs:
-        print(f"| {cost.episodes:,} | {cost.ledger:.2f} | {cost.trajectories:.2f} |")
+    costs = [measure(episodes)._asdict() for episodes in options.episodes]
+    print_table(costs)
     if options.out:
-        command = f"python -m benchmarks.ledger --episodes {' '.join(map(str, options.episodes))}"
-        told = {"command": command, "seed": SEED, "versions": VERSIONS, "rows": [cost._asdict() for cost in costs]}
-        options.out.write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
+        write_results(options.out, command_line(), SEED, costs, packages=("pydantic",))
 
 
 if __name__ == "__main__":

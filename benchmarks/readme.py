@@ -10,6 +10,7 @@ import argparse
 import functools
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -124,23 +125,31 @@ def alfworld_drift(results: Results) -> str:
 
 
 def telecom(results: Results) -> str:
-    """Tickets solved and calls used, by arm."""
-    head = ("arm", "solved", "calls of 40")
+    """Tickets solved, calls used, and tickets lost that are solved without a memory, by arm."""
+    head = ("arm", "solved", "lost by it", "calls of 40")
     rows = [
-        (_mine(name), f"{line['solved']:.3g} of {line['of']}", f"{line['calls']:.1f}")
+        (_mine(name), f"{line['solved']:.3g} of {line['of']}", f"{_lost(results, name):.2g}", f"{line['calls']:.1f}")
         for name, line in results["summary"].items()
     ]
     return table(head, rows)
 
 
+def _lost(results: Results, arm: str) -> float:
+    """Tickets that are solved without a memory and not in this arm; the mean over its seeds."""
+    alone = results["rows"]["no memory"]
+    seeds = [rows for name, rows in results["rows"].items() if name.split(", seed ")[0] == arm]
+    return statistics.fmean(sum(alone[t]["solved"] and not rows[t]["solved"] for t in rows) for rows in seeds)
+
+
 def telecom_compared(results: Results) -> str:
     """The server with the observed state against the others, ticket by ticket."""
     head = ("memp-mcp, observed state, against", "k", "tickets", "p (McNemar)", "calls fewer [95 %]")
-    others = ("no memory", "nearest run by text (ExpRAG), seed 0", "nearest run by words (BM25), seed 0")
     rows = []
     for k in (3, 1):
-        for other in (*others, f"server, ticket only, k={k}"):
-            line = results["comparisons"][f"server, observed state, k={k} vs {other}"]
+        ours = f"server, observed state, k={k} vs "
+        others = (name.removeprefix(ours) for name in results["comparisons"] if name.startswith(ours))
+        for other in others:
+            line = results["comparisons"][ours + other]
             low, high = line["calls_95"]
             fewer = f"{-line['calls']:.1f} [{-high:.1f}, {-low:.1f}]"
             tickets = f"+{line['won']} −{line['lost']}"  # noqa: RUF001 - a minus sign
@@ -159,10 +168,44 @@ def retrieval(results: Results) -> str:
 
 
 def proced_mem_bench(results: Results) -> str:
-    """Every policy on the procedural retrieval benchmark."""
-    policies = next(v for name, v in results[EMBEDDER].items() if name.startswith("Proced-mem-bench, all"))
-    names = list(next(iter(policies.values())))
-    return table(("policy", *names), [(p, *(f"{line[n]['value']:.3f}" for n in names)) for p, line in policies.items()])
+    """Every policy on the procedural retrieval benchmark, over all queries and by tier."""
+    sets = {name: policies for name, policies in results[EMBEDDER].items() if name.startswith("Proced-mem-bench")}
+    head = ("policy", *(name.removeprefix("Proced-mem-bench, ") for name in sets))
+    return table(head, [(p, *(_cells(policies[p]) for policies in sets.values())) for p in next(iter(sets.values()))])
+
+
+def not_first(results: Results) -> str:
+    """Every cell, of all sets and embedders, in which the hybrid is not first."""
+    rows = [
+        (name, re.sub(r" \(.*", "", title), column, _thousandths(hybrid), _thousandths(best), first)
+        for name, sets in results.items()
+        for title, policies in sets.items()
+        for column, found in policies["hybrid"].items()
+        for hybrid, (best, first) in [(found["value"], max((p[column]["value"], n) for n, p in policies.items()))]
+        if best > hybrid
+    ]
+    return table(("embedder", "set", "figure", "hybrid", "first", "by"), rows)
+
+
+def development(results: Results) -> str:
+    """The hybrid as it is and with other constants, on the training games that were kept out."""
+    sets = {name: policies for name, policies in results[EMBEDDER].items() if re.match("ALFRED|.*, all", name)}
+    policies = [name for name in next(iter(sets.values())) if name.startswith("hybrid")]
+    head = ("policy", *(re.sub(r"ALFRED, | \(.*", "", name) for name in sets))
+    return table(head, [(p, *(_cells(sets[s][p]) for s in sets)) for p in policies])
+
+
+def floor(results: Results) -> str:
+    """What is refused as shipped, by memory and kind of text, with the default embedder."""
+    head = ("memory of", "texts", "", "count", 'answered "nothing relevant"')
+    memories = results[EMBEDDER]["memories"]
+    rows = [
+        (memory, row["texts"], row["kind"], row["count"], _percent(row["refused_shipped"], 1))
+        for memory, found in memories.items()
+        for row in found
+    ]
+    kinds = [(m, "each kind weighing the same", "unrelated", "", _percent(_refused(r), 1)) for m, r in memories.items()]
+    return table(head, [*rows, *kinds])
 
 
 def embedders(results: Results) -> str:
@@ -173,7 +216,11 @@ def embedders(results: Results) -> str:
 
 
 def _cells(line: Mapping[str, Mapping[str, float]]) -> str:
-    return " / ".join(f"{value['value']:.3f}".lstrip("0") or "0" for value in line.values())
+    return " / ".join(_thousandths(value["value"]) for value in line.values())
+
+
+def _thousandths(share: float) -> str:
+    return f"{share:.3f}".lstrip("0")
 
 
 # -- speed and cost -------------------------------------------------------------------------------------------
@@ -204,10 +251,25 @@ def record(results: Results) -> str:
         "acknowledgement": ("record / bare commit", "CPU of record / bare commit", "record ms p50", "record ms p95"),
         "import": ("import / embedding (CPU)", "trajectories per CPU second"),
         "disk": ("MB per 1,000 procedures, compacted", "MB per 1,000 procedures, as written"),
-        "memory": ("calls", "MiB idle", "MiB after", "after, not of files"),
+        "memory": ("calls", "MB idle", "MB after", "MB after, not of files"),
     }
     rows = [(what, name, _number(results[what][name])) for what, names in told_first.items() for name in names]
     return table(("", "figure", ""), rows)
+
+
+def starts(results: Results) -> str:
+    """What a start costs, and which peers could not be measured, with their reasons."""
+    without = [f"Not measured: {name}, {reason}" for name, reason in results["without"].items()]
+    return "\n\n".join([figures(results["rows"]), *without])
+
+
+def context(results: Results) -> str:
+    """What the tools and a loop cost."""
+    listed = [
+        {"said": row["said"], "tokens p50": row["tokens"], "word pieces p50": row["word pieces"]}
+        for row in results["tools"]
+    ]
+    return figures([*listed, *results["loop"]], list(results["loop"][0]))
 
 
 RECALLED = (
@@ -282,11 +344,10 @@ def claims() -> str:
 def _of_learning() -> list[tuple[str, str, str]]:
     arms = {arm["arm"]: arm for arm in told("alfworld")["results"]["arms"]}
     won = [_percent(arms[name]["won in 30"]) for name in ("server, k=3", "no memory", "raw BM25")]
-    tickets = told("telecom")["summary"]
-    solved = [
-        f"{tickets[name]['solved']:g}"
-        for name in ("server, observed state, k=3", "no memory", "nearest run by text (ExpRAG)")
-    ]
+    tickets = told("telecom")["results"]["summary"]
+    solved = [f"{tickets[name]['solved']:g}" for name in ("server, observed state, k=3", "no memory")]
+    by_text = [tickets[f"server, ticket only, k={k}"]["solved"] for k in (1, 3, 5)]
+    least, most = min(by_text), max(by_text)
     of = tickets["no memory"]["of"]
     return [
         (
@@ -301,19 +362,19 @@ def _of_learning() -> list[tuple[str, str, str]]:
         ),
         (
             "τ²-bench telecom tickets solved within 40 calls",
-            f"{solved[0]} of {of}, without a memory {solved[1]}, with the run of the nearest ticket {solved[2]}",
+            f"{solved[0]} of {of}, without a memory {solved[1]}, by the ticket's text alone {least:g} to {most:g}",
             "`python -m benchmarks.telecom.run`",
         ),
     ]
 
 
 def _of_finding() -> list[tuple[str, str, str]]:
-    sets = told("retrieval")["results"][EMBEDDER]
+    sets = told("retrieval")["results"]["embedders"][EMBEDDER]
     words = next(policies for name, policies in sets.items() if "human → template" in name)
     hybrid, plain = (words[p]["P@1 type"]["value"] for p in ("hybrid", "BM25 on the task"))
-    memories = told("floor")["results"][EMBEDDER]["memories"].values()
-    refused = _percent(min(_refused(rows, "unrelated") for rows in memories), 1)
-    lost = _percent(max(_refused(rows, "related") for rows in memories), 1)
+    memories = told("floor")["results"][EMBEDDER]["memories"]
+    chosen_on, other = (_percent(_refused(rows), 1) for rows in memories.values())
+    lost = _percent(max(r["refused_shipped"] for rows in memories.values() for r in rows if r["kind"] == "related"), 1)
     return [
         (
             "tasks in people's own words for which the first procedure is of the right kind, remembered in other words",
@@ -321,21 +382,22 @@ def _of_finding() -> list[tuple[str, str, str]]:
             "`python -m benchmarks.retrieval`",
         ),
         (
-            'requests from elsewhere that are answered "nothing relevant"',
-            f"{refused}, and of the related ones {lost}",
+            'requests from elsewhere that are answered "nothing relevant", each kind weighing the same',
+            f"{chosen_on}, by a memory that the floor was not chosen on {other}; of the related ones at most {lost}",
             "`python -m benchmarks.floor`",
         ),
     ]
 
 
-def _refused(rows: Iterable[Mapping[str, Any]], kind: str) -> float:
-    of_kind = [r for r in rows if r["kind"] == kind]
-    return float(sum(r["refused_shipped"] * r["count"] for r in of_kind) / sum(r["count"] for r in of_kind))
+def _refused(rows: Iterable[Mapping[str, Any]]) -> float:
+    """Of what a memory is not about; each kind of text weighs the same."""
+    return statistics.fmean(r["refused_shipped"] for r in rows if r["kind"] == "unrelated")
 
 
 def _of_cost() -> list[tuple[str, str, str]]:
     started = {row["process start until answered"]: row["CPU s, median"] for row in told("start")["results"]["rows"]}
     official = next(seconds for name, seconds in started.items() if "server-memory" in name)
+    tools = {row["said"]: row["tokens"] for row in told("context")["results"]["tools"]}
     hook = next(r for r in told("hook")["results"]["rows"] if r["process"] == "a prompt that finds something")
     return [
         (
@@ -350,8 +412,8 @@ def _of_cost() -> list[tuple[str, str, str]]:
         ),
         (
             "the five tools, in the prompt of every client that lists them",
-            "under 1,500 tokens",
-            "`pytest tests/test_server.py`",
+            f"{_number(tools['tools/list'])} tokens",
+            "`python -m benchmarks.context`",
         ),
     ]
 
@@ -363,9 +425,9 @@ TABLES: dict[str, Callable[[], str]] = {
     "alfworld-types": lambda: alfworld_types(told("alfworld")["results"]),
     "alfworld-streams": lambda: alfworld_streams(told("alfworld")["results"]),
     "alfworld-drift": lambda: alfworld_drift(told("alfworld")["results"]),
-    "telecom": lambda: telecom(told("telecom")),
-    "telecom-compared": lambda: telecom_compared(told("telecom")),
-    "start": lambda: figures(told("start")["results"]["rows"]),
+    "telecom": lambda: telecom(told("telecom")["results"]),
+    "telecom-compared": lambda: telecom_compared(told("telecom")["results"]),
+    "start": lambda: starts(told("start")["results"]),
     "ends": lambda: figures(told("ends")["results"]["rows"]),
     "hook": lambda: figures(told("hook")["results"]["rows"]),
     "recall": lambda: figures(told("recall")["results"], RECALLED),
@@ -376,13 +438,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "soak-latency": lambda: figures(told("soak")["results"]["latency"]),
     "sharing": lambda: figures(told("sharing")["results"]["sharing"]),
     "import": lambda: figures(told("team")["results"]["import"]),
-    "context": lambda: figures(told("context")["results"]["loop"]),
-    "retrieval": lambda: retrieval(told("retrieval")["results"]),
-    "proced-mem-bench": lambda: proced_mem_bench(told("retrieval")["results"]),
+    "context": lambda: context(told("context")["results"]),
+    "retrieval": lambda: retrieval(told("retrieval")["results"]["embedders"]),
+    "proced-mem-bench": lambda: proced_mem_bench(told("retrieval")["results"]["embedders"]),
+    "not-first": lambda: not_first(told("retrieval")["results"]["embedders"]),
+    "development": lambda: development(told("retrieval-development")["results"]["embedders"]),
+    "floor": lambda: floor(told("floor")["results"]),
     "secrets": lambda: secrets(told("secrets")["results"]),
     "poison": lambda: poison(told("poison")["results"]),
     "flagged": lambda: flagged(told("poison")["results"]),
-    "embedders": lambda: embedders(told("retrieval")["results"]),
+    "embedders": lambda: embedders(told("retrieval")["results"]["embedders"]),
 }
 
 

@@ -44,12 +44,10 @@ from memp_mcp.settings import DEFAULT_EMBEDDER, Settings
 from memp_mcp.tables import SCHEMAS, trajectory_row
 
 MEGABYTE = 1_000_000
-MEBIBYTE = 1 << 20
-"""What tools that show processes count memory in."""
-LIMIT = 350 * MEBIBYTE
+LIMIT = 350 * MEGABYTE
 """Of resident memory, after 1,000 calls."""
 MARKS = (100, 300, 1_000, 2_000, 3_000, 5_000, 10_000)
-MEMORY = {"MiB resident": "resident", "of it not of files": "anonymous"}
+MEMORY = {"MB resident": "resident", "of it not of files": "anonymous"}
 WINDOW = 128
 """Records that are timed at a mark: four times those between two compactions."""
 STARTS = 5
@@ -167,7 +165,7 @@ def _measured(memories: Sequence[Grown], episodes: Sequence[Task], asked: Sequen
     for memory, size, costs in zip(memories, sizes, _costs(memories, episodes, asked), strict=True):
         row = {"MB on disk": size} | costs | _starting(memory, stored)
         resident = resident_bytes(memory.server.pid)
-        rows.append(row | {name: resident[kind] / MEBIBYTE for name, kind in MEMORY.items()})
+        rows.append(row | {name: resident[kind] / MEGABYTE for name, kind in MEMORY.items()})
     return rows
 
 
@@ -245,12 +243,12 @@ def memory_after(calls: int) -> Row:
             server.call("record_trajectory", **told(task), recall_id=recall["recall_id"])
         after = resident_bytes(server.pid)
     return {
-        "within 350 MiB": after["resident"] <= LIMIT,
+        "within 350 MB": after["resident"] <= LIMIT,
         "calls": calls,
-        "MiB idle": idle["resident"] / MEBIBYTE,
-        "MiB after": after["resident"] / MEBIBYTE,
-        "idle, not of files": idle["anonymous"] / MEBIBYTE,
-        "after, not of files": after["anonymous"] / MEBIBYTE,
+        "MB idle": idle["resident"] / MEGABYTE,
+        "MB after": after["resident"] / MEGABYTE,
+        "MB idle, not of files": idle["anonymous"] / MEGABYTE,
+        "MB after, not of files": after["anonymous"] / MEGABYTE,
     }
 
 

@@ -18,13 +18,11 @@ import argparse
 import json
 import lzma
 import math
-import os
-import platform
 import random
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,6 +30,7 @@ import bm25s
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.common import DATA, command_line, write_results
 from memp_mcp import build, keys, retrieve
 from memp_mcp.embedder import BackgroundEmbedder, Embedder, load
 from memp_mcp.errors import EmbedderError
@@ -40,12 +39,20 @@ from memp_mcp.models import Commit, Procedure, RetrievePolicy, Step, Trajectory,
 from memp_mcp.settings import Settings
 from memp_mcp.transcripts import read
 
-DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 DEPTH = 64
 RELEVANT = 6.0
 SEED = 7
 RESAMPLES = 2000
 ORDERS = 5
+Others = Mapping[str, Mapping[str, object]]
+
+OTHERWISE: Others = {
+    "hybrid, 64 of each view": {"CANDIDATES": 64},
+    "hybrid without commands": {"WEIGHTS": {"dense": 0.5, "words": 0.5, "commands": 0.0}},
+    "hybrid, commands twice": {"WEIGHTS": {"dense": 0.4, "words": 0.4, "commands": 0.2}},
+    "hybrid, words as they are": {"TRUST_IN_WORDS": 0},
+}
+"""What --development measures beside the defaults: the constants of retrieve.py that are otherwise."""
 
 Game = Mapping[str, Any]
 Task = tuple[str, str, str]
@@ -99,7 +106,7 @@ class Remembering(BackgroundEmbedder):
 Ranker = Callable[[str], Ranking]
 
 
-def rankers(memory: Memory, texts: Mapping[str, str]) -> dict[str, Ranker]:
+def rankers(memory: Memory, texts: Mapping[str, str], others: Others) -> dict[str, Ranker]:
     """Every way to rank the procedures of a memory, by its name; *texts* are their tasks as they were worded."""
     policies: tuple[RetrievePolicy, ...] = ("query", "avefact", "hybrid")
     return {
@@ -107,7 +114,30 @@ def rankers(memory: Memory, texts: Mapping[str, str]) -> dict[str, Ranker]:
         "BM25 on the task": _by_bm25(texts),
         "full text": lambda task: [p.id for p, _ in memory.store.lexical(task, projects={""}, limit=DEPTH)],
         **{policy: _by_policy(memory, policy) for policy in policies},
+        **{name: _otherwise(_by_policy(memory, "hybrid"), constants) for name, constants in others.items()},
     }
+
+
+def _otherwise(ranker: Ranker, constants: Mapping[str, object]) -> Ranker:
+    """A ranker with other constants of retrieve.py."""
+
+    def ranked(task: str) -> Ranking:
+        with _set(constants):
+            return ranker(task)
+
+    return ranked
+
+
+@contextmanager
+def _set(constants: Mapping[str, object]) -> Iterator[None]:
+    before = {name: getattr(retrieve, name) for name in constants}
+    try:
+        for name, value in constants.items():
+            setattr(retrieve, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(retrieve, name, value)
 
 
 def _by_policy(memory: Memory, policy: RetrievePolicy) -> Ranker:
@@ -154,7 +184,7 @@ def alfred(folder: Path, embedder: Remembering, *, kept_out: int) -> dict[str, T
             title = f"ALFRED, {asks} → {knows} ({len(queries)} queries, {len(texts)} procedures)"
             tables[title] = {
                 name: _with_intervals([_alfred_scores(q, ranker(q.text), known.tasks) for q in queries], queries)
-                for name, ranker in rankers(memory, texts).items()
+                for name, ranker in rankers(memory, texts, OTHERWISE if kept_out else {}).items()
             }
     return tables
 
@@ -216,13 +246,13 @@ def _alfred_scores(query: Query, ranking: Ranking, tasks: Mapping[str, Task]) ->
 # -- Proced-mem-bench ----------------------------------------------------------------------------------------------
 
 
-def proced_mem_bench(folder: Path, embedder: Remembering) -> dict[str, Table]:
+def proced_mem_bench(folder: Path, embedder: Remembering, others: Others) -> dict[str, Table]:
     """MAP, nDCG@10, P@1 and R@5 over the development queries, all and by tier; one procedure a trajectory.
 
     Many trajectories have one task but other grades, and equals are ordered by id: the mean over several sets of ids.
     """
     queries = json.loads((DATA / "retrieval" / "queries_dev.json").read_text())["queries"]
-    runs = [_proced_mem_bench(folder / str(order), embedder, queries, order) for order in range(ORDERS)]
+    runs = [_proced_mem_bench(folder / str(order), embedder, queries, order, others) for order in range(ORDERS)]
     scores = {name: [_mean([run[name][i] for run in runs]) for i in range(len(queries))] for name in runs[0]}
     return {
         f"Proced-mem-bench, {tier.casefold()} ({len(rows)} queries)": {
@@ -234,7 +264,7 @@ def proced_mem_bench(folder: Path, embedder: Remembering) -> dict[str, Table]:
 
 
 def _proced_mem_bench(
-    folder: Path, embedder: Remembering, queries: Sequence[Mapping[str, Any]], order: int
+    folder: Path, embedder: Remembering, queries: Sequence[Mapping[str, Any]], order: int, others: Others
 ) -> dict[str, list[Scores]]:
     file = DATA / "retrieval" / "agentinstruct_trajectories.json"
     names = [t["task_instance_id"] for t in json.loads(file.read_text())["trajectories"]]
@@ -248,7 +278,7 @@ def _proced_mem_bench(
     texts = {p.id: p.embedded_text for p in known.values()}
     return {
         name: [_graded(q, [name_of[i] for i in ranker(q["query_text"])]) for q in queries]
-        for name, ranker in rankers(memory, texts).items()
+        for name, ranker in rankers(memory, texts, others).items()
     }
 
 
@@ -315,7 +345,7 @@ def _measured(name: str, *, kept_out: int) -> dict[str, Table] | str:
         return str(error)
     with tempfile.TemporaryDirectory() as folder:
         tables = alfred(Path(folder), embedder, kept_out=kept_out)
-        return tables | proced_mem_bench(Path(folder) / "proced", embedder)
+        return tables | proced_mem_bench(Path(folder) / "proced", embedder, OTHERWISE if kept_out else {})
 
 
 def main() -> None:
@@ -339,19 +369,8 @@ def main() -> None:
             for title, table in tables.items():
                 _print(title, table)
         if options.out:
-            _write(options.out, results, kept_out=options.development)
-
-
-def _write(path: Path, results: object, *, kept_out: int) -> None:
-    versions = {name: version(name) for name in ("memp-mcp", "lancedb", "numpy", "bm25s")}
-    facts = {
-        "command": "python -m benchmarks.retrieval" + (f" --development {kept_out}" if kept_out else ""),
-        "versions": {**versions, "python": platform.python_version()},
-        "seed": SEED,
-        "weights": retrieve.WEIGHTS,
-    }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({**facts, "results": results}, indent=1, ensure_ascii=False) + "\n")
+            found = {"weights": retrieve.WEIGHTS, "embedders": results}
+            write_results(options.out, command_line(), SEED, found, packages=("bm25s",))
 
 
 if __name__ == "__main__":

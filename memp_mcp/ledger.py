@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from math import isqrt
 from typing import Literal, NamedTuple, Self, TypeVar
 
 from pydantic import ValidationError
@@ -24,7 +25,8 @@ from memp_mcp.store import Store
 
 CHARACTERS_A_TOKEN = 4
 PERIODS = 12
-PERIOD_EPISODES = 30
+PERIOD_EPISODES = 2
+"""A period has at least so many times as many episodes as there are periods: a young memory has few and short ones."""
 BASELINE_EPISODES = 10
 """Verified episodes without a procedure from which on their success rate is what a procedure has to beat."""
 CHANGES: tuple[ChangeKind, ...] = ("revise", "roll_back", "retire", "restore")
@@ -343,7 +345,7 @@ def _groups(episodes: Sequence[Episode], key: Callable[[Episode], str]) -> tuple
 
 def _periods(episodes: Sequence[Episode]) -> Iterator[Period]:
     """Equally many episodes each, so that every point of a curve rests on as much as the next."""
-    count = min(PERIODS, max(1, len(episodes) // PERIOD_EPISODES)) if episodes else 0
+    count = min(PERIODS, max(1, isqrt(len(episodes) // PERIOD_EPISODES))) if episodes else 0
     for index in range(count):
         first, last = index * len(episodes) // count, (index + 1) * len(episodes) // count
         part = episodes[first:last]

@@ -18,7 +18,7 @@ from memp_mcp import evidence, hazards, keys, state
 from memp_mcp.models import Counts, Procedure, RetrievePolicy, Value
 
 CANDIDATES = 32
-"""Rows asked for from each view. On development data 64 put nothing else first; each costs a recall .1 ms."""
+"""Rows asked for from each view; what 64 would change is in benchmarks/results/retrieval-development.json."""
 
 WEIGHTS = {"dense": 0.45, "words": 0.45, "commands": 0.1}
 """Of the cosine and of full text, each scaled to [0, 1] within its list, and of the likeness of commands; chosen on
@@ -34,10 +34,12 @@ ALIKE = 1e-4
 ERROR_WEIGHT = 1.2
 """More than the most that a task alone can score: whoever is stuck on an error asks about the error."""
 UTILITY_WEIGHT = 0.2
+"""What lies between a procedure that always works and one that never does; by choice, not by measurement."""
 UNPROVEN = 0.1
 """What a procedure is put back by that nobody has verified: a lesson from a failure, a success only claimed.
 
 One that was verified once goes by its fit alone, however provisional: in a young memory that is nearly every one.
+How much it is, is by choice, not by measurement.
 """
 HAZARDOUS = 2 * UNPROVEN
 """What a procedure is put back by that does something dangerous and that one source alone vouches for; by choice."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from builders import lost, procedure, trajectory, won
 from conftest import OpenMemory
 
-from memp_mcp.ledger import PERIOD_EPISODES, Figures, Ledger, account, records_of
+from memp_mcp.ledger import Episode, Figures, Ledger, Records, account, records_of
 from memp_mcp.memory import STATS_PROCEDURES, Memory
 from memp_mcp.models import Commit, Event, Step, Trajectory
 from memp_mcp.reflect import Report
@@ -118,16 +119,40 @@ def test_clients_and_models_are_told_apart_the_busiest_first(memory: Memory) -> 
 
 
 def test_time_is_cut_into_equally_many_episodes_in_the_order_of_recording(memory: Memory) -> None:
-    half = PERIOD_EPISODES
-    runs = [lost(f"mop {n}", "mop") for n in range(half)] + [won(f"mop {n}", "mop") for n in range(half, 2 * half)]
-    memory.store.apply(*(_stored(t) for t in runs[:half]))
-    memory.store.apply(*(_stored(t) for t in runs[half:]))
+    runs = [lost(f"mop {n}", "mop") for n in range(4)] + [won(f"mop {n}", "mop") for n in range(4, 8)]
+    memory.store.apply(*(_stored(t) for t in runs[:4]))
+    memory.store.apply(*(_stored(t) for t in runs[4:]))
 
     first, second = memory.ledger().periods
 
-    assert (first.first, first.last, second.first, second.last) == (1, half, half + 1, 2 * half)
+    assert (first.first, first.last, second.first, second.last) == (1, 4, 5, 8)
     assert [p.all.success and p.all.success.value for p in (first, second)] == [0.0, 1.0]
     assert first.begun <= first.ended <= second.begun
+
+
+@pytest.mark.parametrize(("episodes", "periods", "least"), [(1, 1, 1), (7, 1, 7), (60, 5, 12), (1_000, 12, 83)])
+def test_a_young_memory_has_few_short_periods_and_an_old_one_twelve(episodes: int, periods: int, least: int) -> None:
+    recorded = [_episode(n) for n in range(episodes)]
+
+    found = account(Records(recorded, {}, [], {}, []), retire_below=0.5).periods
+
+    assert (len(found), min(p.all.episodes for p in found)) == (periods, least)
+
+
+def _episode(number: int) -> Episode:
+    return Episode(
+        at=datetime(2026, 1, 1, tzinfo=UTC) + timedelta(hours=number),
+        trajectory_id=f"t_{number}",
+        client="codex",
+        model="m",
+        recall_id="",
+        aid="none",
+        live=True,
+        steps=2,
+        tokens=10.0,
+        verified=True,
+        succeeded=True,
+    )
 
 
 def _stored(made: Trajectory) -> Commit:

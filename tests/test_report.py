@@ -11,7 +11,7 @@ import pytest
 from builders import lost, procedure, won
 
 from memp_mcp import report, sheets
-from memp_mcp.ledger import PERIOD_EPISODES, Figures, Ledger
+from memp_mcp.ledger import Figures, Ledger
 from memp_mcp.memory import Memory
 from memp_mcp.models import Commit, Event
 
@@ -49,14 +49,14 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def ledger(memory: Memory) -> Ledger:
-    """The ledger of a memory with two periods, a procedure that is used, and hostile names all over."""
+    """The ledger of a memory with several periods, a procedure that is used, and hostile names all over."""
     memory.record(won(EVIL, "build", source="x"))
     [known] = memory.list_procedures()
     runs = [
         (won if n % 3 else lost)(
             f"{EVIL} {n}", f"build {n}", client=EVIL, model=EVIL, used=(known.id,) if n % 2 else ()
         )
-        for n in range(2 * PERIOD_EPISODES)
+        for n in range(60)
     ]
     memory.store.apply(*(Commit(op_id=t.id, trajectory=t, figures=Figures.of(t).model_dump_json()) for t in runs))
     for n in range(5):

