@@ -410,10 +410,10 @@ def _tells(name: str, match: re.Match[str], after: str) -> bool:
     between = match.string[match.end("word") : match.start("s")]
     shell = name == name.upper() and between.rstrip("\"'").endswith("=")
     of_password = "pass" in name.lower() or "pwd" in name.lower()
-    if _NOT_SECRET_NAME.search(_snake(name).lower()) or after in {"(", "[", "{"} or len(value) < 4:
+    called = after in {"(", "[", "{"}
+    begins_a_sentence = quoted and after == " "
+    if called or begins_a_sentence or len(value) < 4 or _NOT_SECRET_NAME.search(_snake(name).lower()):
         return False
-    if quoted and after == " ":
-        return False  # the first word of a sentence
     if _PLACEHOLDER.match(value):
         return shell and of_password and _UNLIKE_A_VARIABLE.match(value) is not None
     if _REFERENCE.match(value) or value.lower() == name.lower() or _STANDS_FOR.fullmatch(value):

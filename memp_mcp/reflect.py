@@ -99,13 +99,13 @@ class Reflector:
                 f"The diagnosis has {len(report.diagnosis):,} characters, at most {MAX_DIAGNOSIS:,} are kept: say in "
                 "one or two sentences which step failed and why."
             )
+        report, project = redact.redact_value(report)[0], redact.Redactor().text(project)
         for _ in range(ATTEMPTS - 1):
             with suppress(StaleRevision):
                 return self._reflect(self._asked(report, project))
         return self._reflect(self._asked(report, project))
 
     def _asked(self, report: Report, project: str) -> _Asked:
-        text = redact.Redactor().text
         trajectory = lookup.trajectory(self._store, report.trajectory_id) if report.trajectory_id else None
         if report.project is not None:
             project = report.project
@@ -115,9 +115,9 @@ class Reflector:
             project = recalled[0].project
         if trajectory is not None and trajectory.project not in {"", project}:
             raise BadInput(f"{trajectory.id} is of another project than {project!r}: leave out `project`.")
-        failure = self._failure(text(report.task.strip()), trajectory, text(report.error.strip()), project)
+        failure = self._failure(report.task.strip(), trajectory, report.error.strip(), project)
         recall_id = report.recall_id or (trajectory.recall_id if trajectory else None) or ""
-        diagnosis, correction = text(report.diagnosis.strip()), text(report.correction.strip())
+        diagnosis, correction = report.diagnosis.strip(), report.correction.strip()
         withheld = bool(recall_id) and lookup.is_withheld(self._store, recall_id)
         told = (failure.task, failure.error, trajectory.id if trajectory else "", recall_id, diagnosis, correction)
         return _Asked(
