@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from memp_mcp import adjust, evidence, keys, lookup, redact, revisions, update
+from memp_mcp import adjust, evidence, hazards, keys, lookup, redact, revisions, update
 from memp_mcp.errors import BadInput, LLMFailed, StaleRevision
 from memp_mcp.llm import LLM
 from memp_mcp.models import Change, Commit, Event, Procedure, Text, Trajectory, Value, procedure_id, stable_id
@@ -155,7 +155,7 @@ class Reflector:
             raise BadInput("The error is empty: give the error text, or say what was wrong with the result.")
         successes = self._store.similar_trajectories(task, succeeded=True, projects={project, ""}, limit=5)
         near = (t for t in successes if keys.coverage(task[:LOOKED_UP], t.task[:LOOKED_UP]) >= NEAR_TASK)
-        return adjust.Failure(task, error, trajectory, next(near, None))
+        return adjust.Failure(task, hazards.without_orders(error), trajectory, next(near, None))
 
     def _concerned(
         self, failure: adjust.Failure, recall_id: str, used: Sequence[str], project: str, *, withheld: bool
