@@ -386,7 +386,8 @@ def check_of(steps: Sequence[Step]) -> str:
     if last is None or not last.observation.strip():
         return ""
     shown = hazards.without_orders(cut(first_line(last.observation), 200))
-    return _short(last) if hazards.hazards(shown) else f"{_short(last)} -> {shown}"
+    says_nothing = shown == hazards.LEFT_OUT or hazards.hazards(shown)
+    return _short(last) if says_nothing else f"{_short(last)} -> {shown}"
 
 
 class Mended(NamedTuple):

@@ -138,7 +138,7 @@ _PLACED = (
     (
         "PASSWORD",
         "@",
-        r"""://[^\s:/@"'<>`]{0,100}:(?P<s>[^\s/@"'<>`]{1,300}(?:@[^\s/@"'<>`?#,;&]{1,100}){0,3})@""",
+        r"""://[^\s:/@"'<>`]{0,100}:(?P<s>[^\s/@"'<>`]{1,300}(?:@[^\s/@"'<>`?,;&]{1,100}){0,3})@""",
     ),
     (  # with a slash, which a URL of the web has in its path
         "PASSWORD",
@@ -155,7 +155,7 @@ _PLACED = (
     ("MAILCHIMP_API_KEY", "-us", rf"{_START}(?P<s>[0-9a-f]{{32}}-us\d{{1,2}})(?![\w-])"),
     ("DISCORD_BOT_TOKEN", ".", rf"(?P<s>[MNO]{_STARTED}[\w-]{{23,27}}\.[\w-]{{6}}\.[\w-]{{27,40}})(?![\w.-])"),
     ("AZURE_CLIENT_SECRET", "q~", rf"{_START}(?P<s>[\w~.-]{{3}}\dQ~[\w~.-]{{31,34}})(?![\w~.-])"),
-    ("VAULT_TOKEN", "vault", rf"{_START}(?P<s>(?=[sbr]\.[A-Za-z]{{0,23}}\d)[sbr]\.[A-Za-z0-9]{{24}})(?![\w.-])"),
+    ("VAULT_TOKEN", "vault", rf"{_START}(?P<s>[sbr]\.[A-Za-z0-9]{{24}})(?![\w.(-])"),
     ("SIGNATURE", "signature=", r"(?i:signature)=(?P<s>[0-9a-f]{64})(?![0-9A-Za-z])"),
     (
         "AWS_SECRET_ACCESS_KEY",
