@@ -149,7 +149,7 @@ _HAZARDS: tuple[tuple[str, str], ...] = (
             r"\bcurl\s"
             + _ELSEWHERE
             + r"(?:[^\n|;]{0,1000}\s)?(?:-\w*k\w*|--insecure)(?=\s|$)|\bwget\b[^\n|;]{0,1000}--no-check-certificate\b|\bnode_tls_reject_unauthorized=[\"']?0|\bhttp\.sslverify[= ]false|\bgit_ssl_no_verify=|\bstricthostkeychecking[= ]no\b"
-            r"|\bstrict-ssl[= ]false|\bpythonhttpsverify=0|\s--trusted-host\b|(?<![\w.])verify\s?=\s?false\b|\b_create_unverified_context\b"
+            r"|\bstrict-ssl[= ]false|\bpythonhttpsverify=0|--trusted-host\b|\bverify\s?=\s?false\b|\b_create_unverified_context\b"
         ),
     ),
     ("lets everybody write", r"\bchmod\s+(?:-\w+\s+)*(?:0?777|a\+\w*w\w*|o\+\w*w\w*|ugo\+\w*w\w*)\b"),
@@ -163,7 +163,7 @@ _HAZARDS: tuple[tuple[str, str], ...] = (
             r"\b(?:ignore|disregard|forget|override)\s+(?:all\s+|any\s+|the\s+|your\s+|of\s+){0,3}(?:(?:previous|prior|above|earlier|preceding|system)\s+(?:instructions?|prompts?|rules|orders|messages?)"
             r"|(?:instructions?|prompts?|guidelines|directives|messages?)\s+(?:above|before|so\s+far|you\s+(?:were|have\s+been)\s+given|of\s+your|from\s+your))"
             r"|\b(?:ignore|disregard|forget|override|bypass)\s+(?:all\s+|any\s+|of\s+)*your\s+(?:own\s+|other\s+|original\s+|safety\s+|system\s+|previous\s+){0,2}(?:instructions?|prompts?|guidelines|guardrails|directives|rules|training|constraints|restrictions)\b"
-            rf"|\b(?:{_AN_AGENT})\s?,?:?\s+(?:(?:must|should|shall|has to|have to|needs? to|is (?:now )?(?:required|instructed|asked|told) to|please|now|also|always|first|then|immediately|instead|not|never)\s+){{1,4}}(?:{_DOES})\b"
+            rf"|\b(?=[acgl])(?:{_AN_AGENT})\s?,?:?\s+(?:(?:must|should|shall|has to|have to|needs? to|is (?:now )?(?:required|instructed|asked|told) to|please|now|also|always|first|then|immediately|instead|not|never)\s+){{1,4}}(?:{_DOES})\b"
             rf"|\b(?:important|attention|note|notice|instructions?|message)\b[^\n]{{0,40}}\b(?:to|for)\s+(?:the\s+|any\s+|all\s+|every\s+)?(?:{_AN_AGENT})s?\b"
             r"|\b(?:e-?mail|upload|forward|exfiltrate|leak)\s+(?:the\s+|all\s+|your\s+|any\s+)*(?:contents?\s+of\s+)?(?:the\s+|all\s+|your\s+|any\s+)*[\w./~-]{0,40}(?:\.env|\.ssh|credentials?|secrets?|api[ _-]?keys?|private\s+keys?|passwords?|tokens?|environment\s+variables)\b"
             r"|\b(?:do not|don't|never)\s+(?:tell|inform|mention\s+(?:this|it)\s+to|ask|alert|notify)\s+(?:the\s+)?(?:user|human|operator|anyone)\b"
