@@ -294,13 +294,24 @@ def secrets(results: Results) -> str:
     rows = [
         (
             r["detector"],
-            *(r[c] for c in counts),
+            *(_number(r[c]) for c in counts),
             _percent(r["found"], 1),
             *(_number(r[c]) for c in ("real texts", "of them changed")),
         )
         for r in results["rows"]
     ]
     return table(head, rows)
+
+
+def held_out(results: Results) -> str:
+    """Recall on kinds that the detector was never tuned on."""
+    rows = results["held out"]
+    planted = sum(r["planted"] for r in rows)
+    by_name, bare = (_percent(sum(r[way] for r in rows) / planted) for way in ("found by name", "found bare"))
+    return (
+        f"Of {planted} secrets of {len(rows)} other kinds, which it was never tuned on, it finds {by_name} where they "
+        f"are given to the variable that their vendor documents, and {bare} where they stand in a text without a name."
+    )
 
 
 def poison(results: Results) -> str:
@@ -445,6 +456,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "development": lambda: development(told("retrieval-development")["results"]["embedders"]),
     "floor": lambda: floor(told("floor")["results"]),
     "secrets": lambda: secrets(told("secrets")["results"]),
+    "held-out": lambda: held_out(told("secrets")["results"]),
     "poison": lambda: poison(told("poison")["results"]),
     "flagged": lambda: flagged(told("poison")["results"]),
     "embedders": lambda: embedders(told("retrieval")["results"]["embedders"]),

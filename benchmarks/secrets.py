@@ -5,7 +5,8 @@ their vendors publish (prefix, alphabet, length), and planted into the kinds of 
 JSON, YAML, an .env file, a URL, a header, a log with colours, a Python repr, prose. A secret counts as found if nothing
 is left of it that would do: no stretch of twelve characters. The kinds were listed before the detector was tried on
 them; what it missed then is named in ``MISSED_AT_FIRST``, and it has learnt those since: for them the recall says
-little.
+little. Kinds that were added later are here because it had missed them. What it finds of kinds that it was never tuned
+on is measured on ``HELD_OUT``: with the name of the variable that the vendor documents, and without any name.
 
 False positives: every text of the real transcripts and trajectories in the shared data, which hold hashes, UUIDs,
 request ids and code about tokens; each change is listed. Beside it detect-secrets with its default plugins, and without
@@ -60,7 +61,7 @@ MISSED_AT_FIRST: Sequence[str] = (
     "Notion",
 )
 FOUND_AT_FIRST = 1 - 245 / 864
-"""What the detector found of the planted ones before it had learnt these kinds."""
+"""What the detector found of the first 72 kinds before it had learnt these. Later kinds are here for being missed."""
 
 ALNUM = string.ascii_letters + string.digits
 LOWER = string.ascii_lowercase + string.digits
@@ -162,6 +163,29 @@ SHAPES: Mapping[str, Make] = {
     "age": chars("QPZRY9X8GF2TVDW0S3JN54KHCE6MUA7L", 58, "AGE-SECRET" + "-KEY-1"),
     "JWT": jwt,
     "private key": pem,
+    "private key, cut off": lambda r: pem(r).partition("\n-----END")[0],
+    "private key, its end": lambda r: pem(r).partition("-----\n")[2],
+    "encoded private key": chars(BASE64, 400, "LS0tLS1CRUdJTi" + "BPUEVO"),
+    "LangSmith": lambda r: "lsv2" + f"_pt_{chars(HEX, 32)(r)}_{chars(HEX, 10)(r)}",
+    "Pinecone": chars(ALNUM + "_", 70, "pc" + "sk_"),
+    "Tavily": either(chars(ALNUM, 32, "tv" + "ly-"), chars(ALNUM, 32, "tv" + "ly-dev-")),
+    "NVIDIA": chars(URLSAFE, 64, "nv" + "api-"),
+    "Cerebras": chars(LOWER, 48, "cs" + "k-"),
+    "Langfuse": lambda r: "sk" + f"-lf-{uuid.UUID(int=r.getrandbits(128))}",
+    "ElevenLabs": chars(HEX, 48, "s" + "k_"),
+    "Brevo": lambda r: "xkey" + f"sib-{chars(HEX, 64)(r)}-{chars(ALNUM, 16)(r)}",
+    "PostHog": chars(ALNUM, 43, "ph" + "x_"),
+    "Resend": lambda r: "re" + f"_{chars(ALNUM, 8)(r)}_{chars(ALNUM, 24)(r)}",
+    "Bitbucket": chars(ALNUM, 32, "AT" + "BB"),
+    "CircleCI": lambda r: "CCI" + f"PAT_{chars(ALNUM, 22)(r)}_{chars(HEX, 40)(r)}",
+    "Buildkite": chars(HEX, 40, "bk" + "ua_"),
+    "RubyGems": chars(HEX, 48, "ruby" + "gems_"),
+    "JFrog": chars(ALNUM, 69, "AK" + "Cp8"),
+    "Vercel": chars(ALNUM, 56, "vc" + "p_"),
+    "Neon": chars(LOWER, 64, "na" + "pi_"),
+    "Fly": chars(BASE64, 200, "fm" + "2_"),
+    "Dynatrace": lambda r: "dt0" + f"c01.{chars(UPPER, 24)(r)}.{chars(UPPER, 64)(r)}",
+    "Dropbox": either(chars(URLSAFE, 140, "s" + "l."), chars(URLSAFE, 140, "s" + "l.u.")),
 }
 CARRIERS: Mapping[str, str] = {
     "shell": "$ tool --verbose deploy {} && echo done",
@@ -227,7 +251,83 @@ PLACED: Mapping[str, tuple[tuple[str, ...], Make]] = {
         ('{{"auths": {{"x": {{"auth": "{}"}}}}}}',),
         lambda r: base64.b64encode(f"bot:{chars(ALNUM, 30)(r)}".encode()).decode(),
     ),
+    "Authorization, other schemes": (
+        ("Authorization: {}", "Authorization: SSWS {}", "Authorization: OAuth {}", "Authorization: ApiKey {}"),
+        chars(ALNUM, 42),
+    ),
+    "AWS signature": (
+        (
+            "Authorization: AWS4-HMAC-SHA256 Credential=x/2025/eu/s3/aws4_request, SignedHeaders=host, Signature={}",
+            "https://x.s3.amazonaws.com/a?X-Amz-Signature={}",
+        ),
+        chars(HEX, 64),
+    ),
+    "AWS session token": (('"SessionToken": "{}"', "aws_session_token = {}"), chars(BASE64, 300)),
+    "AWS prompt": (("AWS Secret Access Key [None]: {}", "|  SecretAccessKey |  {}  |"), chars(BASE64, 40)),
+    "old Vault token": (("X-Vault-Token: {}", "VAULT_TOKEN={}"), chars(ALNUM, 24, "s.")),
+    "digits or signs in a URL": (
+        ("mysql://u:{}@h/db", "postgres://u:{}@db/x"),
+        either(chars(string.digits, 8), lambda r: f"pa/{password(r)}", lambda r: f"pa@{password(r)}"),
+    ),
+    "token as a URL's user": (("https://{}@github.com/x/y", "https://{}:x-oauth-basic@github.com/x"), chars(HEX, 40)),
+    "connection string": (
+        ("Server=x;Uid=sa;Pwd={};", "host=db user=bob password={} dbname=x", "host=db password={}"),
+        chars(string.ascii_lowercase, 12),
+    ),
+    ".env password, quoted or with a sign": (
+        ("DB_PASSWORD={}", "HOST=x\nexport DB_PASSWORD={}\n"),
+        either(
+            lambda r: f'"my {password(r)} pass"',
+            lambda r: f"#{password(r)}",
+            lambda r: f"@{password(r)}",
+            lambda r: "$e" + f"cretP{r.randrange(10)}ss",
+        ),
+    ),
+    ".env password in lower case": (("db_password={}", "A=1\ndb_password={}\nB=2"), chars(string.ascii_lowercase, 12)),
+    "Kubernetes key": (("    client-key-data: {}\n",), chars(BASE64, 400, "LS0tLS1CRUdJ")),
+    "JWK": (('{{"kty":"OKP","crv":"Ed25519","d":"{}"}}',), chars(URLSAFE, 43)),
+    "PuTTY key": (("Private-Lines: 1\n{}\nPrivate-MAC: 0",), chars(BASE64, 64)),
 }
+# Kinds that the detector has never been tuned on, by the shapes and the names of variables that their vendors publish:
+# written when its patterns were done, and measured once. Whoever teaches it one of them moves that up to SHAPES.
+HELD_OUT: Mapping[str, tuple[str, Make]] = {
+    "Adafruit": ("ADAFRUIT_IO_KEY", chars(ALNUM, 28, "ai" + "o_")),
+    "Algolia": ("ALGOLIA_API_KEY", chars(HEX, 32)),
+    "Asana": ("ASANA_ACCESS_TOKEN", lambda r: f"1/{r.randrange(10**15, 10**16)}:{chars(HEX, 32)(r)}"),
+    "Azure DevOps": ("AZURE_DEVOPS_EXT_PAT", chars(string.ascii_lowercase + "234567", 52)),
+    "Clojars": ("CLOJARS_PASSWORD", chars(HEX, 60, "CLO" + "JARS_")),
+    "Contentful": ("CONTENTFUL_MANAGEMENT_TOKEN", chars(URLSAFE, 43, "CF" + "PAT-")),
+    "crates.io": ("CARGO_REGISTRY_TOKEN", chars(ALNUM, 32, "ci" + "o")),
+    "Datadog": ("DD_API_KEY", chars(HEX, 32)),
+    "Duffel": ("DUFFEL_ACCESS_TOKEN", chars(URLSAFE, 43, "duf" + "fel_live_")),
+    "E2B": ("E2B_API_KEY", chars(HEX, 40, "e2" + "b_")),
+    "EasyPost": ("EASYPOST_API_KEY", chars(ALNUM, 54, "EZ" + "AK")),
+    "Facebook": ("FACEBOOK_ACCESS_TOKEN", chars(ALNUM, 180, "EA" + "AB")),
+    "Firecrawl": ("FIRECRAWL_API_KEY", chars(HEX, 32, "f" + "c-")),
+    "Fireworks": ("FIREWORKS_API_KEY", chars(ALNUM, 24, "f" + "w_")),
+    "Flutterwave": ("FLW_SECRET_KEY", chars(HEX, 32, "FLW" + "SECK-", "-X")),
+    "Frame.io": ("FRAMEIO_TOKEN", chars(URLSAFE, 64, "fi" + "o-u-")),
+    "Harness": (
+        "HARNESS_PLATFORM_API_KEY",
+        lambda r: f"pat.{chars(ALNUM, 22)(r)}.{chars(HEX, 24)(r)}.{chars(ALNUM, 20)(r)}",
+    ),
+    "Infracost": ("INFRACOST_API_KEY", chars(ALNUM, 32, "ic" + "o-")),
+    "Jina": ("JINA_API_KEY", chars(URLSAFE, 60, "ji" + "na_")),
+    "Mapbox": ("MAPBOX_ACCESS_TOKEN", lambda r: "s" + f"k.eyJ1{chars(URLSAFE, 80)(r)}.{chars(URLSAFE, 22)(r)}"),
+    "MaxMind": ("MAXMIND_LICENSE_KEY", lambda r: f"{chars(ALNUM, 6)(r)}_{chars(ALNUM, 29)(r)}_mmk"),
+    "NuGet": ("NUGET_API_KEY", chars(LOWER, 43, "oy" + "2")),
+    "Okta": ("OKTA_API_TOKEN", chars(URLSAFE, 40, "00")),
+    "OpenShift": ("OPENSHIFT_TOKEN", chars(URLSAFE, 43, "sha" + "256~")),
+    "Prefect": ("PREFECT_API_KEY", chars(ALNUM, 36, "pn" + "u_")),
+    "ReadMe": ("README_API_KEY", chars(LOWER, 70, "rd" + "me_")),
+    "Scalingo": ("SCALINGO_API_TOKEN", chars(URLSAFE, 48, "tk" + "-us-")),
+    "Shippo": ("SHIPPO_API_TOKEN", chars(HEX, 40, "ship" + "po_live_")),
+    "Snyk": ("SNYK_TOKEN", lambda r: str(uuid.UUID(int=r.getrandbits(128)))),
+    "Sonar": ("SONAR_TOKEN", chars(HEX, 40, "sq" + "u_")),
+    "Sourcegraph": ("SRC_ACCESS_TOKEN", chars(HEX, 40, "sg" + "p_")),
+    "Typeform": ("TYPEFORM_TOKEN", chars(ALNUM, 59, "tf" + "p_")),
+}
+NAMED = ("{}={}", "export {}='{}'", '"{}": "{}"')
 
 
 def planted() -> Iterator[tuple[str, str, str, str]]:
@@ -243,6 +343,22 @@ def planted() -> Iterator[tuple[str, str, str, str]]:
         for number in range(OF_EACH):
             secret = make(rng)
             yield kind, "its own", texts[number % len(texts)].format(secret), secret
+
+
+def held_out() -> list[dict[str, object]]:
+    """Of each kind that the detector does not know: how many it finds by their name, and without any."""
+    rng = random.Random(SEED)
+    carriers = list(CARRIERS.values())
+    rows: list[dict[str, object]] = []
+    for kind, (name, make) in HELD_OUT.items():
+        secrets = [make(rng) for _ in range(OF_EACH)]
+        named = [NAMED[i % len(NAMED)].format(name, secret) for i, secret in enumerate(secrets)]
+        bare = [carriers[i % len(carriers)].format(secret) for i, secret in enumerate(secrets)]
+        row: dict[str, object] = {"kind": kind, "planted": OF_EACH}
+        for way, texts in (("found by name", named), ("found bare", bare)):
+            row[way] = sum(not is_left(s, by_ours(t)) for s, t in zip(secrets, texts, strict=True))
+        rows.append(row)
+    return rows
 
 
 def is_left(secret: str, text: str) -> bool:
@@ -345,12 +461,15 @@ def main() -> None:
     print_table([row for row in kinds.values() if row["memp-mcp"] != OF_EACH])
     for change in listed:
         print(change)
+    unknown = held_out()
+    print_table(unknown)
     results = {
         "rows": rows,
         "by kind": list(kinds.values()),
         "changed": listed,
         "found at first": FOUND_AT_FIRST,
         "missed at first": MISSED_AT_FIRST,
+        "held out": unknown,
     }
     write_results(options.out, command_line(), SEED, results, packages=("detect-secrets",))
 

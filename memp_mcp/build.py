@@ -162,7 +162,7 @@ def _skeleton(
         exemplar_id=None if policy == "script" else trajectory.id,
         check=cut(conditions.check, 400) or check_of(kept),
         pitfalls=tuple(
-            Pitfall(text=m.advice, error=m.error, tentative=False, trajectory_id=trajectory.id)
+            Pitfall(text=m.advice, error=hazards.without_orders(m.error), tentative=False, trajectory_id=trajectory.id)
             for m in mended(all_steps)
         ),
         tasks=(trajectory.task[:1000],),
@@ -385,8 +385,9 @@ def check_of(steps: Sequence[Step]) -> str:
     last = steps[-1] if steps else None
     if last is None or not last.observation.strip():
         return ""
-    shown = cut(first_line(last.observation), 200)
-    return _short(last) if hazards.hazards(shown) else f"{_short(last)} -> {shown}"
+    shown = hazards.without_orders(cut(first_line(last.observation), 200))
+    says_nothing = shown == hazards.LEFT_OUT or hazards.hazards(shown)
+    return _short(last) if says_nothing else f"{_short(last)} -> {shown}"
 
 
 class Mended(NamedTuple):

@@ -193,9 +193,9 @@ class Memory:
             raise BadInput("The task is empty: say in one sentence what you are about to do.")
         if limit < 1:
             raise BadInput(f"The limit is {limit}: ask for at least one procedure.")
-        scope = self._scope(project)
         policy = policy or self.settings.retrieve
-        read, seen = task.strip()[:LOOKED_UP], error.strip()[:LOOKED_UP_STATE]
+        told = (task.strip()[:LOOKED_UP], error.strip()[:LOOKED_UP_STATE], self._scope(project), client)
+        read, seen, scope, client = map(redact.Redactor().text, told)
         embedder, views, reason = self._looked_up(read, seen, policy, scope)
         candidates = retrieve.gather(views)
         found: Found = policy if embedder or policy == "random" else "lexical"
@@ -213,8 +213,8 @@ class Memory:
         recall_id, trouble = self._note_recall(read, seen, chosen, scope, client)
         if chosen.withheld and recall_id:  # what cannot be noted would be withheld in vain
             return Recall(id=recall_id, task=task, found="withheld", reason=WITHHELD)
-        told = "; ".join(filter(None, (reason, trouble)))
-        return Recall(id=recall_id, task=task, found=found, reason=told, matches=tuple(matches))
+        why = "; ".join(filter(None, (reason, trouble)))
+        return Recall(id=recall_id, task=task, found=found, reason=why, matches=tuple(matches))
 
     def _looked_up(
         self, task: str, error: str, policy: RetrievePolicy, project: str
@@ -287,10 +287,9 @@ class Memory:
     def _note_recall(self, task: str, error: str, chosen: _Chosen, project: str, client: str) -> tuple[str | None, str]:
         """Write down what was recalled, so that its use can be credited. A memory that cannot write still answers."""
         recall_id = new_id("r")
-        clean = redact.Redactor().text
         noted = lookup.Noted(
-            task=clean(task)[:1000],
-            error=clean(error)[:500],
+            task=task[:1000],
+            error=error[:500],
             returned=_returned(chosen.shown),
             withheld=_returned(chosen.withheld),
             holdout=chosen.holdout,

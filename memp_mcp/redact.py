@@ -24,6 +24,9 @@ from pydantic import BaseModel
 
 from memp_mcp.models import Trajectory
 
+_ENCODED_PEM = (  # "-----BEGIN RSA PRI", "-----BEGIN PRIV", … as base64, which is how Kubernetes writes them
+    "LS0tLS1CRUdJTiBSU0EgUFJJ LS0tLS1CRUdJTiBQUklW LS0tLS1CRUdJTiBFQyBQ LS0tLS1CRUdJTiBPUEVO LS0tLS1CRUdJTiBFTkNS"
+)
 _PREFIXED = (
     # slot, prefixes, what follows them; lengths are below the real ones, so that a clipped token is found too
     ("GITHUB_TOKEN", "ghp_ gho_ ghu_ ghs_ ghr_", r"[A-Za-z0-9]{16,}"),
@@ -77,29 +80,96 @@ _PREFIXED = (
     ("SUPABASE_TOKEN", "sbp_ sb_secret_", r"[A-Za-z0-9_-]{20,}"),
     ("TAILSCALE_KEY", "tskey-", r"[A-Za-z0-9-]{16,}"),
     ("AGE_SECRET_KEY", "AGE-SECRET-KEY-1", r"[A-Z0-9]{30,}"),
+    ("GITLAB_TOKEN", "GR1348941 glagent-", r"[A-Za-z0-9_-]{16,}"),
+    ("LANGSMITH_API_KEY", "lsv2_pt_ lsv2_sk_", r"[0-9a-f]{20,}(?:_[0-9a-f]{6,})?"),
+    ("PINECONE_API_KEY", "pcsk_", r"[A-Za-z0-9_]{30,}"),
+    ("TAVILY_API_KEY", "tvly-", r"[A-Za-z0-9_-]{20,}"),
+    ("NVIDIA_API_KEY", "nvapi-", r"[A-Za-z0-9_-]{30,}"),
+    ("CEREBRAS_API_KEY", "csk-", r"[A-Za-z0-9]{30,}"),
+    ("LANGFUSE_SECRET_KEY", "sk-lf-", r"[0-9a-f-]{20,}"),
+    ("ELEVENLABS_API_KEY", "sk_", r"[0-9a-f]{40,}(?![0-9A-Za-z])"),
+    ("BREVO_API_KEY", "xkeysib- xsmtpsib-", r"[0-9a-f]{30,}(?:-[A-Za-z0-9]{8,})?"),
+    ("POSTHOG_API_KEY", "phx_ phs_ pha_ phr_", r"[A-Za-z0-9]{30,}"),
+    ("RESEND_API_KEY", "re_", r"(?=[A-Za-z_]{0,32}\d)[A-Za-z0-9]{8}_[A-Za-z0-9]{20,}(?![0-9A-Za-z_])"),
+    ("BITBUCKET_TOKEN", "ATBB", r"(?=[A-Za-z]{0,40}\d)[A-Za-z0-9_=-]{24,}"),
+    ("CIRCLECI_TOKEN", "CCIPAT_ CCIPRJ_", r"[A-Za-z0-9]{16,}_[0-9a-f]{30,}"),
+    ("BUILDKITE_TOKEN", "bkua_", r"[0-9a-f]{30,}"),
+    ("RUBYGEMS_API_KEY", "rubygems_", r"[0-9a-f]{32,}"),
+    ("JFROG_TOKEN", "AKCp cmVmdGtu", r"[A-Za-z0-9]{50,}"),
+    ("VERCEL_TOKEN", "vcp_ vci_ vca_ vcr_ vck_", r"[A-Za-z0-9]{24,}"),
+    ("NEON_API_KEY", "napi_", r"[A-Za-z0-9]{40,}"),
+    ("FLY_API_TOKEN", "fm1r_ fm1a_ fm2_ fo1_", r"[A-Za-z0-9_+/=-]{40,}"),
+    ("DYNATRACE_TOKEN", "dt0c01. dt0s01. dt0s02. dt0s16.", r"[A-Za-z0-9]{20,64}\.[A-Za-z0-9]{40,}"),
+    ("DROPBOX_TOKEN", "sl.", r"(?:u\.)?(?=[A-Za-z_-]{0,80}\d)[A-Za-z0-9_-]{100,}"),
+    ("PRIVATE_KEY", _ENCODED_PEM, r"[A-Za-z0-9+/=]{16,}"),
 )
 _START = r"(?:(?<![\w-])|(?<=\\[nrt])|(?<=\[\dm)|(?<=\[\d\dm))"  # also after an escaped line end, after a colour
+_STARTED = r"(?:(?<![\w-].)|(?<=\\[nrt].)|(?<=\[\dm.)|(?<=\[\d\dm.))"  # the same one character later, which is quicker
 _QUOTE = r"""\\?["'`]?"""
-_KEY = r"(?:api|secret|access|private|account|encryption|signing|auth|master|license)[_-]?key|apikey"
+_KEY = r"(?:api|secret|access|private|account|encryption|signing|auth|master|license|subscription)[_-]?key|apikey"
+_AUTHORIZATION = rf"(?i:authorization){_QUOTE}\]?[ \t]{{0,3}}[:=,][ \t]{{0,3}}[bfr]{{0,2}}{_QUOTE}"
+_GAP = r"""["']?[ \t]{0,20}(?:\[[^\]\n]{0,30}\])?[ \t]{0,3}[:=|│][ \t]{0,3}["']?"""  # in a prompt or a table
+# A private key's lines, whatever a diff, a box, a log or a string puts before and after each.
+_BESIDE = r"(?:[\s|│┃║>*#\"',]|\\[nrt]|\d{1,4}(?=[\s|│:.]))"
+_BODY = rf"(?:(?:{_BESIDE}|[+:.]){{0,60}}[A-Za-z0-9+/=]{{16,}}+)++(?:{_BESIDE}{{1,60}}[A-Za-z0-9+/]{{1,15}}={{1,2}})?"
+_PEM = (
+    r"(?P<s>-{4,5} ?BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,10}-{4,5}"
+    r"(?:(?:[^-]|-(?!---))*-{4,5} ?END [A-Z0-9 ]{0,60}-{4,5}"  # whole
+    rf"|(?:(?:{_BESIDE}|[+]){{0,60}}[A-Z][A-Za-z-]{{2,20}}: [^\n\\]{{1,200}}){{0,6}}(?:{_BODY})?)"  # breaks off
+    rf"|(?<![A-Za-z0-9+/=])(?:[A-Za-z0-9+/=]{{16,}}+(?:{_BESIDE}|\+){{1,60}}+(?:[A-Za-z0-9+/]{{0,15}}={{1,2}}{_BESIDE}{{1,60}})?)"
+    r"{1,80}+-{4,5} ?END [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,10}-{4,5})"  # begins too late
+)
 _PLACED = (
-    # slot, a word without which the pattern cannot match (lower case), pattern; group s is the secret
+    # slot, words without one of which the pattern cannot match (lower case), pattern; group s is the secret
     ("JWT", "eyj", rf"{_START}(?P<s>eyJ[\w-]{{8,}}\.[\w-]{{8,}}\.[\w-]{{8,}})"),
+    ("PRIVATE_KEY", "private key", _PEM),
+    ("PRIVATE_KEY", "private-lines:", rf"Private-Lines: \d{{1,3}}(?P<s>{_BODY})"),
+    ("PRIVATE_KEY", "client-key-data", rf"client-key-data{_QUOTE}:[ \t]{{0,3}}{_QUOTE}(?P<s>[A-Za-z0-9+/=]{{16,}})"),
     (
         "PRIVATE_KEY",
-        "private key",
+        "kty",
+        r"""\\?["'](?:d|p|q|dp|dq|qi|k)\\?["']\s{0,3}:\s{0,3}\\?["'](?P<s>[A-Za-z0-9_-]{20,})""",
+    ),
+    (
+        "ACCESS_TOKEN",
+        "@",
+        r"://(?:(?<=http://)|(?<=https://))(?P<s>(?=[A-Za-z_-]{0,80}\d)[A-Za-z0-9_-]{20,})(?::x-oauth-basic|:)?@(?=\w)",
+    ),
+    (
+        "PASSWORD",
+        "@",
+        r"""://[^\s:/@"'<>`]{0,100}:(?P<s>[^\s/@"'<>`]{1,300}(?:@[^\s/@"'<>`?,;&]{1,100}){0,3})@""",
+    ),
+    (  # with a slash, which a URL of the web has in its path
+        "PASSWORD",
+        "@",
         (
-            r"(?P<s>-----BEGIN [A-Z0-9 ]{0,40}PRIVATE KEY[A-Z ]{0,10}-----"
-            r"(?:(?:[^-]|-(?!----))*-----END [A-Z0-9 ]{0,60}-----|(?:[\s\\nr]*[A-Za-z0-9+/=]{16,})*))"
+            r"""://(?<!http://)(?<!https://)[^\s:/@"'<>`]{0,100}:(?!\d{0,5}[/?#])(?=[^\s@\d]{0,200}\d)(?=[^\s@A-Za-z]{0,200}[A-Za-z])"""
+            r"""(?P<s>(?:(?!://)[^\s@"'<>`,;|\\(){}]){1,200})@(?=\w)"""
         ),
     ),
-    ("PASSWORD", "://", r"""://[^\s:/@"'<>`]{0,100}:(?P<s>[^\s/@"'<>`]{1,300})@"""),
     ("SLACK_WEBHOOK", "hooks.slack.com", r"(?i:hooks\.slack\.com)/(?:services|workflows|triggers)/(?P<s>[\w/+-]{16,})"),
     ("DISCORD_WEBHOOK", "/api/webhooks/", r"/api/webhooks/(?P<s>\d{5,}/[\w-]{16,})"),
-    ("TELEGRAM_BOT_TOKEN", ":", rf"{_START}(?P<s>\d{{8,10}}:[\w-]{{35}})(?![\w-])"),
+    ("TELEGRAM_BOT_TOKEN", ":a", rf"{_START}(?P<s>\d{{8,10}}:A[\w-]{{34}})(?![\w-])"),
     ("TERRAFORM_TOKEN", ".atlasv1.", rf"{_START}(?P<s>[A-Za-z0-9]{{14}}\.atlasv1\.[\w=-]{{30,}})"),
     ("MAILCHIMP_API_KEY", "-us", rf"{_START}(?P<s>[0-9a-f]{{32}}-us\d{{1,2}})(?![\w-])"),
-    ("DISCORD_BOT_TOKEN", ".", rf"{_START}(?P<s>[MNO][\w-]{{23,27}}\.[\w-]{{6}}\.[\w-]{{27,40}})(?![\w.-])"),
+    ("DISCORD_BOT_TOKEN", ".", rf"(?P<s>[MNO]{_STARTED}[\w-]{{23,27}}\.[\w-]{{6}}\.[\w-]{{27,40}})(?![\w.-])"),
     ("AZURE_CLIENT_SECRET", "q~", rf"{_START}(?P<s>[\w~.-]{{3}}\dQ~[\w~.-]{{31,34}})(?![\w~.-])"),
+    ("VAULT_TOKEN", "vault", rf"{_START}(?P<s>[sbr]\.[A-Za-z0-9]{{24}})(?![\w.(-])"),
+    ("SIGNATURE", "signature=", r"(?i:signature)=(?P<s>[0-9a-f]{64})(?![0-9A-Za-z])"),
+    (
+        "AWS_SECRET_ACCESS_KEY",
+        "secret access key|secretaccesskey",
+        rf"(?i:secret ?access ?key){_GAP}(?P<s>[A-Za-z0-9/+]{{40}})(?![A-Za-z0-9/+])",
+    ),
+    (
+        "PASSWORD",
+        "pwd=",
+        (
+            r"(?i:;\s{0,3}pwd|\bpwd(?=[^;\s]{1,100};\s?(?:uid|user|server|data|initial|encrypt|trust|driver)))=(?![/~])"
+            r"""(?P<s>[^\s;"'\\]{3,})"""
+        ),
+    ),
     ("SAS_SIGNATURE", "sig=", r"[?&]sig=(?P<s>[A-Za-z0-9+/%]{40,}={0,2})"),
     ("AUTH", "_auth", r"""(?<![A-Za-z])_auth[ \t]{0,3}=[ \t]{0,3}["']?(?P<s>[A-Za-z0-9+/=]{12,})"""),
     ("AUTH", "auth", r"""\\?["']auth\\?["']\s{0,3}:\s{0,3}\\?["'](?P<s>[A-Za-z0-9+/]{20,}={0,2})\\?["']"""),
@@ -108,10 +178,20 @@ _PLACED = (
         "AUTHORIZATION",
         "authorization",
         (
-            rf"(?i:authorization){_QUOTE}\]?[ \t]{{0,3}}[:=,][ \t]{{0,3}}{_QUOTE}"
-            r"(?i:bearer|basic|token|api-?key|digest|negotiate|bot)[ \t]+(?P<s>[\w.~+/=:-]{6,})"
+            _AUTHORIZATION
+            + r"(?i:bearer|basic|token|api-?key|digest|negotiate|bot|oauth|ssws|key)[ \t]+(?P<s>[\w.~+/=:-]{6,})"
         ),
     ),
+    (  # bare, or of a scheme that is not listed
+        "AUTHORIZATION",
+        "authorization",
+        (
+            _AUTHORIZATION
+            + r"(?:[A-Za-z][\w-]{0,20}[ \t]+)?(?P<s>(?=[A-Za-z._~+/=:-]{0,200}\d)(?=[\d._~+/=:-]{0,200}[A-Za-z])"
+            r"[\w.~+/=:-]{20,})"
+        ),
+    ),
+    ("API_KEY", "apikey", r"\bApiKey[ \t]+(?P<s>(?=[A-Za-z_=-]{0,200}\d)[\w=-]{32,})"),
     ("BEARER_TOKEN", "bearer", r"(?i:\bbearer)[ \t]+(?P<s>(?=[a-zA-Z._~+/=-]{0,200}\d)[\w.~+/=-]{16,})"),
     ("COOKIE", "cookie", r"""(?i:\bcookie)\\?["']?:[ \t]{0,3}(?P<s>[^\s"'\\=;]{1,80}=[^\n"'\\]{16,})"""),
     (
@@ -121,7 +201,7 @@ _PLACED = (
     ),
     (
         "PASSWORD",
-        "-p",
+        "mysql|mariadb",
         r"""\b(?:mysql|mysqldump|mysqladmin|mariadb|mariadb-dump)\b[^\n|;&]{0,200}?\s-p(?P<s>[^\s"'-][^\s"']{2,})""",
     ),
     ("PASSWORD", "sshpass", r"""\bsshpass[ \t]+-p[ \t]?["']?(?P<s>[^\s"']{3,})"""),
@@ -136,11 +216,16 @@ _FLAG = re.compile(
     r"(?:=|[ \t]{1,2})[\"']?"
     r"""(?P<s>[^\s"'`,;|<>()]{4,})"""
 )
+_PHRASE = re.compile(  # DB_PASSWORD="my s3cret pass"; words alone may be a message
+    r"""(?P<word>PASSWORD|PASSWD|PASSPHRASE|PASS|SECRET)=(?P<quote>["'])"""
+    r"""(?P<s>(?=[^"'\\\n]{0,120}?(?:[A-Za-z]\d|\d[A-Za-z]))[^"'\\\n]{4,120})(?P=quote)"""
+)
 _NAME = re.compile(r"[A-Za-z0-9_.-]{0,48}$")
 _NOT_SECRET_NAME = re.compile(
-    r"(next|page|pagination|continuation|sync|pad|eos|bos|cls|sep|mask|unk|cancellation|start|end|stop|special|image"
-    r"|public|primary|foreign|partition|sort|cache|idempotency|host|per|max|min|num|n|no|first|last|this|the)[_.-]?"
+    r"(next|page|pagination|continuation|cancellation|special|public|primary|foreign|partition|idempotency)[_.-]?"
     r"(token|key)$"
+    r"|(^|[_.-])(sync|pad|eos|bos|cls|sep|mask|unk|start|end|stop|image|sort|cache|host|per|max|min|num|n|no|first|last"
+    r"|this|the)[_.-]?(token|key)$"
     r"|(^|[_.-])(old)?pwd$|^by?pass$|^com?pass$"
 )
 _PLACEHOLDER = re.compile(r"[$%<{\[#@]|.*(\*\*\*|\.\.\.|…|•••|\$\{|\{\{|<[\w -]+>)|[xX*._•-]+$|.*[xX]{6,}$")
@@ -152,6 +237,15 @@ _STANDS_FOR = re.compile(
     r"(passwords?|passwd|pass|pwd|secret|token|key|api[_-]?key|value|string|str|text|none|null|true|false|undefined"
     r"|required|optional|invalid|incorrect|missing|here|bool|int|bytes|object|any)$"
 )
+# What hardly is the variable, comment or file that it looks like, since letters and digits are mixed in it.
+_UNLIKE_A_VARIABLE = re.compile(
+    r"\$(?=[A-Z]*[a-z])(?=[a-z]*[A-Z])[A-Za-z]+\d[a-z][^{}()\[\]<>:]*$"
+    r"|[#@](?=[A-Za-z]*\d)(?=\d*[A-Za-z])[^@/.{}()<>]{4,}$"
+)
+_BEFORE_ON_ITS_LINE = re.compile(r"(?:\n|\\n)(?:export |set )?$")
+_PAIR = r"(?:host(?:addr)?|port|user(?:name)?|uid|db(?:name)?|database|server|sslmode)=[^\s,;()\"']{1,100}"
+_PAIR_BEFORE = re.compile(rf"\b{_PAIR}[ ]$")
+_PAIR_AFTER = re.compile(rf" {_PAIR}")
 _CLINGS = re.compile(r"(^|[^A-Za-z0-9]|\\[nrt]|%[0-9A-Fa-f]{2}|\[[0-9;]{1,6}m)$")
 _SHORTEST_SPREAD = 10
 
@@ -179,7 +273,7 @@ def _possible(anchored: tuple[tuple[str, _Pattern], ...], text: str) -> Iterable
 
 
 _TOKENS = _by_anchor(_prefixed(*row) for row in _PREFIXED)
-_PLACES = _by_anchor(_Pattern(slot, (anchor,), re.compile(regex)) for slot, anchor, regex in _PLACED)
+_PLACES = _by_anchor(_Pattern(slot, tuple(words.split("|")), re.compile(regex)) for slot, words, regex in _PLACED)
 _NAMES = ("pass", "pwd", "secret", "token", "credential", "key", "sharedaccesssignature")
 
 
@@ -195,12 +289,14 @@ class Redactor:
 
     def text(self, text: str) -> str:
         """Return *text* with each secret replaced by its slot; what holds none comes back as it is."""
-        for pattern in _possible(_TOKENS, text):
-            text = pattern.regex.sub(partial(self._token, pattern.slot), text)
+        for shape in _possible(_TOKENS, text):
+            text = shape.regex.sub(partial(self._token, shape.slot), text)
         lowered = text.lower()
-        for pattern in _possible(_PLACES, lowered):
-            text = pattern.regex.sub(partial(self._placed, pattern.slot), text)
+        for shape in _possible(_PLACES, lowered):
+            text = shape.regex.sub(partial(self._placed, shape.slot), text)
         if any(name in lowered for name in _NAMES):
+            if "PASS" in text or "SECRET" in text:
+                text = _PHRASE.sub(self._named, text)
             text = _FLAG.sub(self._named, _NAMED.sub(self._named, text))
         return self._known(text)
 
@@ -212,7 +308,8 @@ class Redactor:
 
     def _placed(self, slot: str, match: re.Match[str]) -> str:
         secret = match["s"]
-        if _PLACEHOLDER.match(secret) or _STANDS_FOR.fullmatch(secret) or secret.isdigit():
+        number = secret.isdigit() and not match[0].startswith("://")
+        if number or _PLACEHOLDER.match(secret) or _STANDS_FOR.fullmatch(secret):
             return match[0]
         return self._put(match, slot)
 
@@ -310,16 +407,36 @@ def _tells(name: str, match: re.Match[str], after: str) -> bool:
     """Whether a value is a secret, going by the *name* that it is given to, its looks and what comes *after* it."""
     value = match["s"].rstrip(".,:)")
     quoted = match.string[match.start("s") - 1] in "\"'"
-    shell = name == name.upper() and match[0][: match.start("s") - match.start()].rstrip("\"'").endswith("=")
-    if _NOT_SECRET_NAME.search(name.lower()) or _PLACEHOLDER.match(value) or after in {"(", "[", "{"} or len(value) < 4:
+    between = match.string[match.end("word") : match.start("s")]
+    shell = name == name.upper() and between.rstrip("\"'").endswith("=")
+    of_password = "pass" in name.lower() or "pwd" in name.lower()
+    called = after in {"(", "[", "{"}
+    begins_a_sentence = quoted and after == " "
+    if called or begins_a_sentence or len(value) < 4 or _NOT_SECRET_NAME.search(_snake(name).lower()):
         return False
+    if _PLACEHOLDER.match(value):
+        return shell and of_password and _UNLIKE_A_VARIABLE.match(value) is not None
     if _REFERENCE.match(value) or value.lower() == name.lower() or _STANDS_FOR.fullmatch(value):
         return False
     if match["word"] == "_KEY":
         return len(value) >= 16 and _is_mixed(value)
-    if "pass" in name.lower() or "pwd" in name.lower():
-        return shell or quoted or (_is_mixed(value) and len(value) >= 6)
+    if of_password:
+        literal = shell or quoted or (between == "=" and _is_literal(name, match))
+        return literal or (_is_mixed(value) and len(value) >= 6)
     return (shell and len(value) >= 6) or (_is_mixed(value) and len(value) >= 8) or _is_random(value)
+
+
+def _is_literal(name: str, match: re.Match[str]) -> bool:
+    """Whether what follows ``name=`` cannot be a variable: in a flag, on a line of its own, in a connection string."""
+    if match.re is _FLAG:
+        return not match["s"].isupper()
+    start, end = match.end("word") - len(name), match.end()
+    before = match.string[max(0, start - 120) : start] if start > 120 else "\n" + match.string[:start]
+    after = match.string[end : end + 120]
+    alone = after[:1] in {"", "\n", "\r"} or after.startswith("\\n")
+    if alone and _BEFORE_ON_ITS_LINE.search(before):
+        return True
+    return bool(_PAIR_BEFORE.search(before) or _PAIR_AFTER.match(after))
 
 
 def _is_random(value: str) -> bool:
@@ -335,5 +452,8 @@ def _is_blank(token: str) -> bool:
 
 
 def _slot_name(name: str) -> str:
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[.-]+", "_", name).upper()
-    return re.sub(r"_{2,}", "_", snake).strip("_0123456789")[-40:].strip("_") or "SECRET"
+    return re.sub(r"_{2,}", "_", _snake(name).upper()).strip("_0123456789")[-40:].strip("_") or "SECRET"
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[.-]+", "_", name)

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from memp_mcp import adjust, evidence, keys, lookup, redact, revisions, update
+from memp_mcp import adjust, evidence, hazards, keys, lookup, redact, revisions, update
 from memp_mcp.errors import BadInput, LLMFailed, StaleRevision
 from memp_mcp.llm import LLM
 from memp_mcp.models import Change, Commit, Event, Procedure, Text, Trajectory, Value, procedure_id, stable_id
@@ -102,13 +102,13 @@ class Reflector:
                 f"The diagnosis has {len(report.diagnosis):,} characters, at most {MAX_DIAGNOSIS:,} are kept: say in "
                 "one or two sentences which step failed and why."
             )
+        report, project = redact.redact_value(report)[0], redact.Redactor().text(project)
         for _ in range(ATTEMPTS - 1):
             with suppress(StaleRevision):
                 return self._reflect(self._asked(report, project))
         return self._reflect(self._asked(report, project))
 
     def _asked(self, report: Report, project: str) -> _Asked:
-        text = redact.Redactor().text
         trajectory = lookup.trajectory(self._store, report.trajectory_id) if report.trajectory_id else None
         if report.project is not None:
             project = report.project
@@ -119,9 +119,9 @@ class Reflector:
         if trajectory is not None and trajectory.project not in {"", project}:
             raise BadInput(f"{trajectory.id} is of another project than {project!r}: leave out `project`.")
         notes: list[str] = []
-        failure = self._failure(text(report.task.strip()), trajectory, text(report.error.strip()), project, notes)
+        failure = self._failure(report.task.strip(), trajectory, report.error.strip(), project, notes)
         recall_id = report.recall_id or (trajectory.recall_id if trajectory else None) or ""
-        diagnosis, correction = text(report.diagnosis.strip()), text(report.correction.strip())
+        diagnosis, correction = report.diagnosis.strip(), report.correction.strip()
         withheld = bool(recall_id) and lookup.is_withheld(self._store, recall_id)
         told = (failure.task, failure.error, trajectory.id if trajectory else "", recall_id, diagnosis, correction)
         return _Asked(
@@ -163,7 +163,7 @@ class Reflector:
         search = partial(self._store.similar_trajectories, task, succeeded=True, projects={project, ""}, limit=5)
         successes = lookup.by_words(search, notes)
         near = (t for t in successes if keys.coverage(task[:LOOKED_UP], t.task[:LOOKED_UP]) >= NEAR_TASK)
-        return adjust.Failure(task, error, trajectory, next(near, None))
+        return adjust.Failure(task, hazards.without_orders(error), trajectory, next(near, None))
 
     def _concerned(
         self,

@@ -473,7 +473,7 @@ def test_planted_text_in_the_last_answer_is_no_check() -> None:
     assert built.check == "make install"
 
 
-def test_planted_text_in_an_error_that_was_mended_is_named_and_is_no_step() -> None:
+def test_planted_text_in_an_error_that_was_mended_is_left_out_and_is_no_step() -> None:
     mended_run = trajectory(
         "set up",
         ("release publish shop", f"error: {PLANTED}\n[exit code 2]"),
@@ -485,7 +485,8 @@ def test_planted_text_in_an_error_that_was_mended_is_named_and_is_no_step() -> N
 
     assert script(built) == ["release publish --sign shop"]
     assert all("evil.example" not in p.text for p in built.pitfalls)
-    assert hazards.of_procedure(built) == ("pitfalls: gives its reader orders",)
+    assert [p.error for p in built.pitfalls] == [hazards.LEFT_OUT]
+    assert hazards.of_procedure(built) == ()
 
 
 def test_planted_text_does_not_get_out_of_the_markers_of_the_prompt() -> None:

@@ -215,6 +215,24 @@ def test_secrets_never_reach_the_disk(memory: Memory) -> None:
     assert all(secret not in t.model_dump_json() for t in memory.store.all_trajectories())
 
 
+def test_a_secret_in_the_name_of_a_project_or_client_never_reaches_the_disk(memory: Memory) -> None:
+    secret = "ghp_" + "a1B2" * 9
+    project, client = f"shop {secret}", f"agent {secret}"
+    of_other = Report(task="pull", error="no remote", diagnosis="a typo", project=project, client=client)
+
+    memory.record(won("push", ("git push", "ok"), project=project, client=client))
+    recall = memory.recall("push", project=project, client=client)
+    memory.reflect(of_other)
+    memory.reflect(of_other.model_copy(update={"task": "push", "recall_id": recall.id}))
+
+    assert [m.procedure.title for m in recall.matches] == ["push"], "a project is found by the name it was recorded by"
+    stored = (*memory.store.all_trajectories(), *memory.store.all_revisions(), *memory.store.all_events())
+    assert len(stored) > 5
+    assert all(secret not in value.model_dump_json() for value in stored)
+    files = [f for f in Path(memory.store.location).rglob("*") if f.is_file()]
+    assert not [f for f in files if secret.encode() in f.read_bytes()]
+
+
 def test_secrets_of_a_recall_never_reach_the_disk(memory: Memory) -> None:
     secret = "ghp_" + "a1B2" * 9
 

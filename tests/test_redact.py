@@ -76,6 +76,26 @@ KINDS: dict[str, Callable[[random.Random], str]] = {
     "telegram": lambda r: f"{r.randrange(10**8, 10**9)}:" + "A" + _pick(r, URLSAFE, 34),
     "jwt": _jwt,
     "pem": _pem,
+    "langsmith": lambda r: "lsv2" + f"_pt_{_pick(r, HEX, 32)}_{_pick(r, HEX, 10)}",
+    "pinecone": lambda r: "pc" + "sk_" + _pick(r, ALNUM, 60),
+    "tavily": lambda r: "tv" + "ly-" + _pick(r, ALNUM, 32),
+    "nvidia": lambda r: "nv" + "api-" + _pick(r, URLSAFE, 64),
+    "cerebras": lambda r: "cs" + "k-" + _pick(r, LOWER, 48),
+    "langfuse": lambda r: "sk" + f"-lf-{_pick(r, HEX, 8)}-1111-4222-8333-{_pick(r, HEX, 12)}",
+    "elevenlabs": lambda r: "sk" + "_" + _pick(r, HEX, 48),
+    "brevo": lambda r: "xkey" + f"sib-{_pick(r, HEX, 64)}-{_pick(r, ALNUM, 16)}",
+    "posthog": lambda r: "ph" + "x_" + _pick(r, ALNUM, 43),
+    "resend": lambda r: "re" + f"_{_pick(r, ALNUM, 7)}4_{_pick(r, ALNUM, 24)}",
+    "bitbucket": lambda r: "AT" + "BB" + _pick(r, ALNUM, 31) + "1",
+    "circleci": lambda r: "CCI" + f"PAT_{_pick(r, ALNUM, 22)}_{_pick(r, HEX, 40)}",
+    "buildkite": lambda r: "bk" + "ua_" + _pick(r, HEX, 40),
+    "rubygems": lambda r: "ruby" + "gems_" + _pick(r, HEX, 48),
+    "jfrog": lambda r: "AK" + "Cp8" + _pick(r, ALNUM, 69),
+    "vercel": lambda r: "vc" + "p_" + _pick(r, ALNUM, 24),
+    "neon": lambda r: "na" + "pi_" + _pick(r, LOWER, 64),
+    "fly": lambda r: "fm" + "2_" + _pick(r, BASE64, 100),
+    "dynatrace": lambda r: "dt0" + f"c01.{_pick(r, ALNUM, 24).upper()}.{_pick(r, ALNUM, 64).upper()}",
+    "dropbox": lambda r: "s" + "l.u." + _pick(r, URLSAFE, 140),
 }
 SENTENCES = (
     "I will use {} for this.",
@@ -119,6 +139,34 @@ PLACES: dict[str, tuple[str, Callable[[random.Random], str]]] = {
         "Endpoint=sb://x;SharedAccessKeyName=n;SharedAccessKey={}",
         lambda r: _pick(r, BASE64, 43) + "=",
     ),
+    "bare authorization": ("Authorization: {}", lambda r: _pick(r, ALNUM, 39) + "7"),
+    "SSWS": ("Authorization: SSWS {}", lambda r: _pick(r, URLSAFE, 42)),
+    "OAuth": ('headers = {{"Authorization": f"OAuth {}"}}', lambda r: _pick(r, ALNUM, 40)),
+    "API key without a header": ("send ApiKey {}", lambda r: _pick(r, ALNUM, 59) + "7"),
+    "AWS signature": (
+        "Authorization: AWS4-HMAC-SHA256 Credential=x/20250101/eu/s3/aws4_request, SignedHeaders=host, Signature={}",
+        lambda r: _pick(r, HEX, 64),
+    ),
+    "old Vault token": ("X-Vault-Token: {}", lambda r: "s." + _pick(r, ALNUM, 23) + "7"),
+    "digits in a URL": ("mysql://u:{}@h/db", lambda r: str(r.randrange(10**7, 10**8))),
+    "slash in a URL": ("postgres://u:{}@db/x", lambda r: "pa/" + _pick(r, ALNUM, 8) + "7"),
+    "at sign in a URL": ("postgres://u:{}@db/x", lambda r: _password(r) + "@" + _password(r)),
+    "token as user": ("git clone https://{}@github.com/x/y", lambda r: _pick(r, HEX, 39) + "7"),
+    "Pwd": ("Server=x;Uid=sa;Pwd={};", _password),
+    "Pwd first": ("Pwd={};Server=x", _password),
+    "libpq": ("host=db user=bob password={} dbname=x", lambda r: _pick(r, string.ascii_lowercase, 10)),
+    "env with blanks": ('DB_PASSWORD="{}"', lambda r: f"my s{r.randrange(10)}cret " + _pick(r, ALNUM, 5)),
+    "env with $": ("DB_PASSWORD={}", lambda r: "$ecret" + f"P{r.randrange(10)}ss"),
+    "env with #": ("DB_PASSWORD={}", lambda r: "#" + _password(r)),
+    "env with @": ("DB_PASSWORD={}", lambda r: "@dm" + f"{r.randrange(10)}nPass"),
+    "env in lower case": ("HOST=x\ndb_password={}\n", lambda r: _pick(r, string.ascii_lowercase, 12)),
+    "flag, words only": ("mysql --password={} -u r", lambda r: _pick(r, string.ascii_lowercase, 12)),
+    "Kubernetes": ("    client-key-data: {}\n", lambda r: "LS0tLS1CRUdJ" + _pick(r, BASE64, 80)),
+    "encoded key": ("echo {} | base64 -d", lambda r: "LS0tLS1CRUdJTi" + "BPUEVO" + _pick(r, BASE64, 80)),
+    "JWK": ('{{"kty":"OKP","crv":"Ed25519","d":"{}"}}', lambda r: _pick(r, URLSAFE, 43)),
+    "AWS session": ('"SessionToken": "{}"', lambda r: _pick(r, BASE64, 200)),
+    "AWS prompt": ("AWS Secret Access Key [None]: {}", lambda r: _pick(r, BASE64, 40)),
+    "AWS table": ("|  SecretAccessKey |  {}  |", lambda r: _pick(r, BASE64, 40)),
 }
 
 
@@ -175,6 +223,14 @@ LEFT_ALONE = (
     "Authorization: Bearer ${TOKEN}",
     "task-0123456789abcdef0123456789 risk-assessment2",
     "12 passed=3 failed, bypass: 1234abcd",
+    "DB_PASSWORD=$DB_PASS2 DB_PASSWORD=$dbPassword PASSWORD=$oauth2Token PASSWORD=$1 PASSWORD=@/run/secrets/db1",
+    "    db_password=rawvalue\n)",
+    "connect(host=a, password=secretvar, user=b)",
+    'DB_PASSWORD="correct horse battery"',
+    "http://localhost:8080/a1@b redis://cache:6379/0@x1 https://unpkg.com:443/@scope/pkg1@1.2.3",
+    "ssh://git@host:22/x1@y2 https://my-user-2@bitbucket.org/x",
+    "Authorization: required for the api; authorization: Basic auth is used",
+    "cd /x;PWD=/a/b1; AWS Secret Access Key [****************Nx1A]: ",
     "",
 )
 
@@ -213,6 +269,33 @@ def test_a_private_key_that_breaks_off_is_hidden_to_its_end() -> None:
     body = _pick(random.Random(5), BASE64, 64)
     cleaned = Redactor().text("-----BEGIN PRIVATE " + f"KEY-----\n{body}\n{body}\nThe end.")
     assert cleaned == "${PRIVATE_KEY}\nThe end."
+
+
+A_BODY = _pick(random.Random(6), BASE64, 64)
+BEGIN, END = ("-----" + f"{place} RSA PRIVATE KEY-----" for place in ("BEGIN", "END"))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"{BEGIN}\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,AB\n\n{A_BODY}\n{A_BODY}\n", "${PRIVATE_KEY}\n"),
+        (f"│ {BEGIN} │\n│ {A_BODY} │\n│ {A_BODY} │\nThe end", "│ ${PRIVATE_KEY} │\nThe end"),
+        (f"| {BEGIN}\n| {A_BODY}\n| ab1=\n| The end", "| ${PRIVATE_KEY}\n| The end"),
+        (f"1  {BEGIN}\n2  {A_BODY}\n3  {A_BODY}\n", "1  ${PRIVATE_KEY}\n"),
+        (f"+{BEGIN}\n+{A_BODY}\n+{A_BODY}\n", "+${PRIVATE_KEY}\n"),
+        (f"the end of it:\n{A_BODY}\n{A_BODY}\nab12==\n{END}\nnext", "the end of it:\n${PRIVATE_KEY}\nnext"),
+        (
+            "---- BEGIN SSH2 ENCRYPTED " + f'PRIVATE KEY ----\nComment: "x"\n{A_BODY}\n{A_BODY}\n',
+            "${PRIVATE_KEY}\n",
+        ),
+        (
+            f"Public-Lines: 0\nPrivate-Lines: 2\n{A_BODY}\n{A_BODY}\nPrivate-MAC: 01",
+            "Public-Lines: 0\nPrivate-Lines: 2${PRIVATE_KEY}\nPrivate-MAC: 01",
+        ),
+    ],
+)
+def test_a_private_key_is_hidden_however_it_is_printed(text: str, expected: str) -> None:
+    assert Redactor().text(text) == expected
 
 
 def test_a_trajectory_is_cleaned_everywhere_and_identified_by_what_is_left() -> None:
@@ -265,10 +348,13 @@ def test_redacting_twice_is_redacting_once(text: str) -> None:
 
 @pytest.mark.parametrize(
     "unit",
-    ["a", "eyJ", "password=", '"secret="', "-----BEGIN PRIVATE " + "KEY-----\n", "://a:b", "curl -u ", "Aa1/", "\n "],
-)
+    [
+        "a", "eyJ", "password=", '"secret="', "-----BEGIN PRIVATE " + "KEY-----\n", "://a:b", "curl -u ", "Aa1/", "\n ",
+        "A" * 64 + "\n", "://u:p1/", "https://" + "a" * 70, "host=a password=abcd ",
+    ],
+)  # fmt: skip
 def test_a_line_of_five_megabytes_is_gone_through(unit: str) -> None:
-    text = unit * (5_000_000 // len(unit))
+    text = unit * (5_000_000 // len(unit)) + END
     assert Redactor().text(text)
 
 
