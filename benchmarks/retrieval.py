@@ -48,8 +48,9 @@ Others = Mapping[str, Mapping[str, object]]
 
 OTHERWISE: Others = {
     "hybrid, 64 of each view": {"CANDIDATES": 64},
-    "hybrid without commands": {"WEIGHTS": {"dense": 0.5, "words": 0.5, "commands": 0.0}},
-    "hybrid, commands twice": {"WEIGHTS": {"dense": 0.4, "words": 0.4, "commands": 0.2}},
+    "hybrid, named commands unasked": {"WEIGHTS": {**retrieve.WEIGHTS, "asked": 0.0}},
+    "hybrid, likeness of commands unasked": {"WEIGHTS": {**retrieve.WEIGHTS, "commands": 0.0}},
+    "hybrid, likeness of commands twice": {"WEIGHTS": {**retrieve.WEIGHTS, "commands": 0.2}},
     "hybrid, words as they are": {"TRUST_IN_WORDS": 0},
 }
 """What --development measures beside the defaults: the constants of retrieve.py that are otherwise."""

@@ -1,9 +1,10 @@
 """Retrieve: which remembered procedures fit a task (Memp §3.2).
 
 Four policies: **random** (the baseline), **query** (cosine of the task texts), **avefact** (mean similarity of key
-phrases) and **hybrid**: cosine and full text fused, then what is done as the best ones do it, then what has worked
-before. A vector takes a task for a bag of words (arXiv 2511.21730), near whatever is about the same things; full text
-and the commands that a procedure uses tell what is done with them. Pure: candidates in, matches out.
+phrases) and **hybrid**: cosine and full text fused, then what uses the commands that the task names, or those of the
+best ones, then what has worked before. A vector takes a task for a bag of words (arXiv 2511.21730), near whatever is
+about the same things; full text and the commands that a procedure uses tell what is done with them. Pure: candidates
+in, matches out.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from memp_mcp.models import Counts, Procedure, RetrievePolicy, Value
 CANDIDATES = 32
 """Rows asked for from each view; what 64 would change is in benchmarks/results/retrieval-development.json."""
 
-WEIGHTS = {"dense": 0.45, "words": 0.45, "commands": 0.1}
-"""Of the cosine and of full text, each scaled to [0, 1] within its list, and of the likeness of commands; chosen on
-development data (benchmarks/retrieval.py --development)."""
+WEIGHTS = {"dense": 0.45, "words": 0.45, "asked": 0.4, "commands": 0.1}
+"""Of the cosine and of full text, each scaled to [0, 1] within its list, of using the commands that the task names, and
+of the likeness of commands; chosen on development data (benchmarks/retrieval.py --development)."""
 TRUST_IN_WORDS = 3
 """Power of the share of the task's words that the best procedures contain: full text of which the best list covers half
 is worth an eighth. A template covers all of them and words decide; free wording covers few and vectors do."""
@@ -31,7 +32,7 @@ BEST = 8
 """Procedures whose commands a procedure's own are compared with."""
 ALIKE = 1e-4
 """Values of a view that differ by less are the same: rounding must not decide between equal texts."""
-ERROR_WEIGHT = 1.2
+ERROR_WEIGHT = 1.2 * sum(WEIGHTS.values())
 """More than the most that a task alone can score: whoever is stuck on an error asks about the error."""
 UTILITY_WEIGHT = 0.2
 """What lies between a procedure that always works and one that never does; by choice, not by measurement."""
@@ -234,9 +235,22 @@ def _fused(candidates: Sequence[Candidate], task: str) -> list[float]:
     in_words = WEIGHTS["words"] * trust_in_words(candidates, task)
     both = zip(scaled([c.dense for c in candidates]), scaled([c.words for c in candidates]), strict=True)
     totals = [WEIGHTS["dense"] * dense + in_words * words for dense, words in both]
-    order = sorted(range(len(candidates)), key=lambda i: (-totals[i], candidates[i].procedure.id))
-    alike = likeness([c.procedure for c in candidates], [candidates[i].procedure for i in order[:BEST]])
+    procedures = [c.procedure for c in candidates]
+    totals = [t + WEIGHTS["asked"] * does for t, does in zip(totals, does_what_is_asked(procedures, task), strict=True)]
+    order = sorted(range(len(candidates)), key=lambda i: (-totals[i], procedures[i].id))
+    alike = likeness(procedures, [procedures[i] for i in order[:BEST]])
     return [total + WEIGHTS["commands"] * like for total, like in zip(totals, alike, strict=True)]
+
+
+def does_what_is_asked(procedures: Sequence[Procedure], task: str) -> list[float]:
+    """Which share of the commands that the task names each uses, in [0, 1]: of those that any of them uses.
+
+    Who says *heat the mug* wants something heated; what is done with mugs is near, and most of it is something else.
+    """
+    wanted = keys.word_set(task)
+    used = [_commands(p) for p in procedures]
+    named = {command for commands in used for command in commands if keys.word_set(command) & wanted}
+    return [len(named & commands) / len(named) if named else 0.0 for commands in used]
 
 
 def likeness(procedures: Sequence[Procedure], best: Sequence[Procedure]) -> list[float]:

@@ -10,7 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from memp_mcp.models import APPROVED, Counts, Pitfall, Procedure, RetrievePolicy, Source, Step
-from memp_mcp.retrieve import Candidate, gather, is_relevant, likeness, rank, scaled, trust_in_words
+from memp_mcp.retrieve import (
+    Candidate,
+    does_what_is_asked,
+    gather,
+    is_relevant,
+    likeness,
+    rank,
+    scaled,
+    trust_in_words,
+)
 
 BAKE = procedure("bake bread", ["heat the oven"])
 BREW = procedure("brew tea", ["boil water"])
@@ -105,6 +114,24 @@ def test_what_was_done_counts_before_what_the_script_says_of_it() -> None:
     told = procedure("x", ["Warm the mug up"], exemplar=(Step(action="heat mug 1"),))
 
     assert likeness([told], [procedure("x", ["heat egg 2"])]) == [1.0]
+
+
+def test_a_procedure_does_what_is_asked_as_far_as_it_uses_the_commands_that_the_task_names() -> None:
+    heat, both, other = (
+        procedure("x", lines) for lines in (["heat mug 1"], ["git commit -m x", "heat mug 1"], ["wash mug 1"])
+    )
+
+    assert does_what_is_asked([heat, both, other], "heat the mug") == [1.0, 1.0, 0.0]
+    assert does_what_is_asked([heat, both, other], "heat it and commit") == [0.5, 1.0, 0.0]
+    assert does_what_is_asked([heat, both, other], "warm the mug up") == [0.0, 0.0, 0.0]
+    assert does_what_is_asked([], "heat the mug") == []
+
+
+def test_what_does_what_the_task_names_goes_before_what_is_about_the_same_things() -> None:
+    near = Candidate(procedure("put the mug on the shelf", ["put mug 1 on shelf 1"]), dense=0.85)
+    right = Candidate(procedure("heat an egg", ["heat egg 1"]), dense=0.7)
+
+    assert titles(near, right, FAR, task="heat the mug and bring it")[0] == "heat an egg"
 
 
 def test_of_two_about_equally_near_the_one_goes_first_that_does_what_most_of_the_best_do() -> None:
