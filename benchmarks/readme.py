@@ -59,22 +59,22 @@ def alfworld_arms(results: Results) -> str:
 
 
 def alfworld_compared(results: Results) -> str:
-    """The server at k=3 and k=1 against the others, within 30 steps."""
-    head = ("memp-mcp against", "k", "games won more", "games", "p (McNemar)", "steps fewer [95 %]")
+    """The server at k=3 and k=1 against the others, at both budgets."""
+    head = ("memp-mcp against", "k", *PAIRED)
     rows = [
-        (
-            line["against"],
-            k,
-            _percent(line["won more"], 1, sign=True),
-            line["games"],
-            line["p"],
-            f"{line['steps fewer']} [{line['95 % of steps'].replace(' … ', ', ')}]",
-        )
+        (line["against"].removesuffix(f", k={k}"), k, *_paired(line))
         for k, name in ((3, "compared"), (1, "compared at k=1"))
         for line in results[name]
-        if line["budget"] == 30
     ]
     return table(head, rows)
+
+
+PAIRED = ("steps allowed", "games won more", "games", "p (McNemar)", "steps fewer [95 %]")
+
+
+def _paired(line: Mapping[str, Any]) -> tuple[Any, ...]:
+    fewer = f"{line['steps fewer']} [{line['95 % of steps'].replace(' … ', ', ')}]"
+    return line["budget"], _percent(line["won more"], 1, sign=True), line["games"], line["p"], fewer
 
 
 def alfworld_types(results: Results) -> str:
@@ -86,7 +86,8 @@ def alfworld_types(results: Results) -> str:
 def alfworld_streams(results: Results) -> str:
     """Update policies on a stream of games from an empty memory."""
     parts = ("all games", "last third")
-    head = ("update", *(f"{part}: {what}" for part in parts for what in ("won in 30", "steps", "won in 50", "steps")))
+    told = (f"{part}: {what}" for part in parts for what in ("won in 30", "steps", "won in 50", "steps"))
+    head = ("update", *told, "lost by it")
     rows = [
         (
             line["update"],
@@ -96,10 +97,17 @@ def alfworld_streams(results: Results) -> str:
                 for budget in (30, 50)
                 for cell in (_percent(line[f"{part}: won in {budget}"]), line[f"{part}: steps of {budget}"])
             ),
+            _percent(line["lost by it"], 1),
         )
         for line in results["streams"]
     ]
     return table(head, rows)
+
+
+def alfworld_policies(results: Results) -> str:
+    """The update policies against each other, game by game."""
+    rows = [(line["update"], line["against"], *_paired(line)) for line in results["streams compared"]]
+    return table(("update", "against", *PAIRED), rows)
 
 
 def alfworld_drift(results: Results) -> str:
@@ -110,6 +118,8 @@ def alfworld_drift(results: Results) -> str:
         "wasted steps a game",
         "games with any",
         "recalled in the new grammar",
+        "won in 50",
+        "steps",
     )
     rows = [
         (
@@ -118,6 +128,8 @@ def alfworld_drift(results: Results) -> str:
             f"{line['wasted a game']:.2f}",
             _percent(line["games with a wasted step"]),
             _percent(line["recalled scripts in the games' grammar"]),
+            _percent(line["won"]),
+            line["steps"],
         )
         for when, line in results["drift"].items()
     ]
@@ -354,7 +366,7 @@ def claims() -> str:
 
 def _of_learning() -> list[tuple[str, str, str]]:
     arms = {arm["arm"]: arm for arm in told("alfworld")["results"]["arms"]}
-    won = [_percent(arms[name]["won in 30"]) for name in ("server, k=3", "no memory", "raw BM25")]
+    won = [_percent(arms[name]["won in 30"]) for name in ("server, k=3", "no memory", "raw BM25, k=3")]
     tickets = told("telecom")["results"]["summary"]
     solved = [f"{tickets[name]['solved']:g}" for name in ("server, observed state, k=3", "no memory")]
     by_text = [tickets[f"server, ticket only, k={k}"]["solved"] for k in (1, 3, 5)]
@@ -435,6 +447,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "alfworld-compared": lambda: alfworld_compared(told("alfworld")["results"]),
     "alfworld-types": lambda: alfworld_types(told("alfworld")["results"]),
     "alfworld-streams": lambda: alfworld_streams(told("alfworld")["results"]),
+    "alfworld-policies": lambda: alfworld_policies(told("alfworld")["results"]),
     "alfworld-drift": lambda: alfworld_drift(told("alfworld")["results"]),
     "telecom": lambda: telecom(told("telecom")["results"]),
     "telecom-compared": lambda: telecom_compared(told("telecom")["results"]),

@@ -28,6 +28,8 @@ ENDS = frozenset({"Stop", "SessionEnd", "AfterAgent"})
 SECONDS = 0.3
 _BEFORE = 0.05
 """Seconds that the interpreter needs to come here, and to end."""
+_BETWEEN = 0.1
+"""Seconds between two looks whether a server is there."""
 _LONGEST_EVENT = 4_000_000
 
 
@@ -82,10 +84,19 @@ def _said(event: str, client: str, home: str, until: float) -> bytes:
         _note(event, client, home, told)
         local.ask(home, {"event": event}, until=until)
         return b""
-    seconds = until - time.monotonic()
-    answer = local.ask(home, {"event": event, "client": client, "seconds": seconds, "told": told}, until=until)
+    answer = _answer(home, {"event": event, "client": client, "told": told}, until)
     output = answer.get("output") if answer else None
     return json.dumps(output).encode() if output and isinstance(output, dict) else b""
+
+
+def _answer(home: str, question: dict[str, Any], until: float) -> dict[str, Any] | None:
+    """What a server says. Who gives more time than a hook has by default wants to wait for one that is starting."""
+    while True:
+        seconds = until - time.monotonic()
+        answer = local.ask(home, question | {"seconds": seconds}, until=until)
+        if answer is not None or until - time.monotonic() < SECONDS:
+            return answer
+        time.sleep(_BETWEEN)
 
 
 def _stdin() -> bytes:

@@ -92,7 +92,25 @@ def test_garbage_is_met_with_silence(tmp_path: Path, serve: Callable[[Answer], N
 
 @pytest.mark.parametrize("arguments", [(), ("Unknown",), ("--client",), ("Stop", "--home")])
 def test_without_a_server_a_hook_is_silent(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    assert silent(hook(tmp_path, *arguments))
+    assert silent(hook(tmp_path, *arguments, MEMP_HOOK_SECONDS="0.3"))
+
+
+def test_who_allows_it_time_gets_what_a_server_says_that_is_only_starting(tmp_path: Path) -> None:
+    endpoints: list[local.Endpoint] = []
+    with subprocess.Popen(
+        [sys.executable, "-m", "memp_mcp", "hook", "UserPromptSubmit", "--client", "codex", "--home", str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"MEMP_HOOK_SECONDS": str(SECONDS)},
+    ) as waiting:
+        assert waiting.stdin is not None
+        waiting.stdin.write(b'{"prompt": "Publish the shop"}')
+        waiting.stdin.close()
+        turns: Iterator[dict[str, Any]] = iter([dict(local.PASS), {"output": {"said": "ready"}}])
+        endpoints.append(local.listen(tmp_path, lambda _: next(turns)))
+        assert waiting.stdout is not None
+        assert json.loads(waiting.stdout.read()) == {"said": "ready"}
+    endpoints[0].close()
 
 
 @pytest.mark.parametrize("said", [{}, {"output": None}, {"output": {}}])
