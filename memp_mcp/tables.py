@@ -76,7 +76,7 @@ _NAMED = 500
 """Ids that one filter names."""
 _READ_AT_ONCE = 500
 """Rows, when a whole table is read to see whether it can be."""
-_COMMITS_OF_A_SESSION = 400
+_COMMITS_OF_A_SESSION = 100
 """After so many it is connected anew: of the index of each, LanceDB keeps .03 MB beyond what its caches may have."""
 _HINT = "latest_version_hint.json"
 _UNFINISHED = ".tmp"
