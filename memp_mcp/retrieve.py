@@ -243,13 +243,19 @@ def _fused(candidates: Sequence[Candidate], task: str) -> list[float]:
 
 
 def does_what_is_asked(procedures: Sequence[Procedure], task: str) -> list[float]:
-    """Which share of the commands that the task names each uses, in [0, 1]: of those that any of them uses.
+    """Which share of the commands that the task names each uses, in [0, 1]: of those that there are.
 
     Who says *heat the mug* wants something heated; what is done with mugs is near, and most of it is something else.
+    Where there are several sources, what one alone uses is no command: it could use every word as one.
     """
     wanted = keys.word_set(task)
     used = [_commands(p) for p in procedures]
-    named = {command for commands in used for command in commands if keys.word_set(command) & wanted}
+    sources: dict[str, set[object]] = {}
+    for procedure, commands in zip(procedures, used, strict=True):
+        for command in commands:
+            sources.setdefault(command, set()).add(_only_source(procedure))
+    enough = min(2, len({source for known in sources.values() for source in known}))
+    named = {c for c, known in sources.items() if len(known) >= enough and keys.word_set(c) & wanted}
     return [len(named & commands) / len(named) if named else 0.0 for commands in used]
 
 

@@ -127,6 +127,16 @@ def test_a_procedure_does_what_is_asked_as_far_as_it_uses_the_commands_that_the_
     assert does_what_is_asked([], "heat the mug") == []
 
 
+def test_where_there_are_several_sources_what_one_alone_uses_is_no_command() -> None:
+    honest = [told_by(c, 0, 0.8).procedure for c in ("alice", "bob")]
+    honest = [p.model_copy(update={"script": procedure("x", ["heat mug 1"]).script}) for p in honest]
+    stuffed = procedure("x", ["heat it", "mug it", "then it"]).script
+    planted = told_by("mallory", 0, 0.8).procedure.model_copy(update={"script": stuffed})
+
+    assert does_what_is_asked([*honest, planted], "heat the mug then") == [1.0, 1.0, 1.0]
+    assert does_what_is_asked([planted], "heat the mug then") == [1.0]
+
+
 def test_what_does_what_the_task_names_goes_before_what_is_about_the_same_things() -> None:
     near = Candidate(procedure("put the mug on the shelf", ["put mug 1 on shelf 1"]), dense=0.85)
     right = Candidate(procedure("heat an egg", ["heat egg 1"]), dense=0.7)
