@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from memp_mcp import build, evidence, revisions
+from memp_mcp import build, evidence, keys, revisions
 from memp_mcp.errors import BadInput
 from memp_mcp.llm import LLM, inert
 from memp_mcp.models import Change, Line, Pitfall, Procedure, ScriptStep, Source, Step, Text, Trajectory
@@ -226,6 +226,17 @@ def _pitfall(text: str, failure: Failure, *, tentative: bool) -> Pitfall:
     )
 
 
+def tells_of_another_task(used: Used, failure: Failure, correction: Correction) -> bool:
+    """Whether plain lines say how this task goes, for which what was followed is no procedure.
+
+    It is remembered for another task, and none of its steps is what failed.
+    """
+    if correction.edits or not correction.plain or used.assumed or not used.procedure.script:
+        return False
+    own = {keys.same_task_form(t) for t in used.procedure.tasks}
+    return keys.same_task_form(failure.task) not in own and _failed_step(used.procedure, failure) is None
+
+
 def _placed(plain: Sequence[str], used: Used, failure: Failure) -> tuple[Edit, ...]:
     """Plain lines go where the failure was: the first replaces the failed step, the others follow it.
 
@@ -235,8 +246,7 @@ def _placed(plain: Sequence[str], used: Used, failure: Failure) -> tuple[Edit, .
     if not plain:
         return ()
     script = used.procedure.script
-    failed = [f.action for f in failure.failed_steps] or [failure.error]
-    place = next((n for action in reversed(failed) if (n := revisions.step_for(script, action))), None)
+    place = _failed_step(used.procedure, failure)
     if place is None and used.assumed and script:
         return ()
     if place is None:
@@ -245,6 +255,12 @@ def _placed(plain: Sequence[str], used: Used, failure: Failure) -> tuple[Edit, .
     first, *others = plain
     replaced = Edit(op="replace", step=place, text=first)
     return (replaced, *(Edit(op="insert_after", step=place, text=t) for t in others))
+
+
+def _failed_step(procedure: Procedure, failure: Failure) -> str | None:
+    """The name of the last step of the script that failed, as far as code can tell."""
+    failed = [f.action for f in failure.failed_steps] or [failure.error]
+    return next((n for action in reversed(failed) if (n := revisions.step_for(procedure.script, action))), None)
 
 
 def apply_edits(script: tuple[ScriptStep, ...], edits: Sequence[Edit], procedure_id: str) -> tuple[ScriptStep, ...]:

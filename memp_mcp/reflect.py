@@ -220,15 +220,7 @@ class Reflector:
     def _by_caller(self, asked: _Asked, *notes: str) -> Reflection:
         fault: Fault = "procedure" if asked.explained else "unexplained"
         if not asked.concerned:
-            change = adjust.lesson(
-                asked.failure,
-                diagnosis=asked.diagnosis,
-                correction=asked.correction,
-                author=asked.author,
-                project=asked.project,
-            )
-            new = change.procedure.model_copy(update={"id": procedure_id(self._store.id, asked.op_id)})
-            return self._apply(asked, [change.model_copy(update={"procedure": new})], fault, *notes)
+            return self._apply(asked, [self._lesson(asked)], fault, *notes)
         if asked.explained:
             return self._apply(asked, self._revisions(asked), fault, *notes)
         # What all projects share is not told what failed in one of them, as long as nobody has said why.
@@ -237,10 +229,26 @@ class Reflector:
         return self._apply(asked, [c for c in tentative if c is not None], fault, *notes)
 
     def _revisions(self, asked: _Asked) -> list[Change]:
-        """Edits by name belong to the procedure that has those steps, the first one used; the advice goes to all."""
+        """Edits by name belong to the procedure that has those steps, the first one used; the advice goes to all.
+
+        How another task goes than the one that was remembered is no edit of that, and is kept beside it.
+        """
         first, *others = asked.concerned
         remarks = asked._replace(correction=asked.correction._replace(edits=(), plain=()))
+        if adjust.tells_of_another_task(first, asked.failure, asked.correction):
+            return [self._lesson(asked), *(self._revision(u, remarks) for u in asked.concerned if remarks.explained)]
         return [self._revision(first, asked), *(self._revision(o, remarks) for o in others if remarks.explained)]
+
+    def _lesson(self, asked: _Asked) -> Change:
+        change = adjust.lesson(
+            asked.failure,
+            diagnosis=asked.diagnosis,
+            correction=asked.correction,
+            author=asked.author,
+            project=asked.project,
+        )
+        new = change.procedure.model_copy(update={"id": procedure_id(self._store.id, asked.op_id)})
+        return change.model_copy(update={"procedure": new})
 
     def _revision(self, used: update.Used, asked: _Asked) -> Change:
         history = self._store.history(used.procedure.id)

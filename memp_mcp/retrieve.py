@@ -10,6 +10,7 @@ in, matches out.
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -47,6 +48,7 @@ HAZARDOUS = 2 * UNPROVEN
 OF_ONE_SOURCE = 0.5
 """Share of the places, rounded up, that one source may have with what it alone vouches for, while another source has
 something that is relevant too."""
+_QUOTED = re.compile(r"`([^`]+)`")
 COVERED = 0.6
 """Share of a task's content words from which on a procedure is about it whatever the vectors say."""
 COVERED_ALONE = 0.5
@@ -249,7 +251,7 @@ def does_what_is_asked(procedures: Sequence[Procedure], task: str) -> list[float
     Where there are several sources, what one alone uses is no command: it could use every word as one.
     """
     wanted = keys.word_set(task)
-    used = [_commands(p) for p in procedures]
+    used = [_commands(p) | _replaced(p) for p in procedures]
     sources: dict[str, set[object]] = {}
     for procedure, commands in zip(procedures, used, strict=True):
         for command in commands:
@@ -271,6 +273,11 @@ def likeness(procedures: Sequence[Procedure], best: Sequence[Procedure]) -> list
 def _commands(procedure: Procedure) -> frozenset[str]:
     lines = [s.action for s in procedure.exemplar] or [s.text for s in procedure.script]
     return frozenset(_command(line) for line in lines)
+
+
+def _replaced(procedure: Procedure) -> frozenset[str]:
+    """The commands that it is known to have done otherwise since: who names one means what is done now."""
+    return frozenset(_command(line) for p in procedure.pitfalls for line in _QUOTED.findall(p.text))
 
 
 @lru_cache(maxsize=4096)  # the same procedures are candidates again and again

@@ -378,3 +378,38 @@ def test_a_step_that_failed_is_mended_where_the_same_task_has_it_even_by_a_guess
     shipped.reflect(Report(trajectory_id=failed.trajectory_id, correction="release verify"))
 
     assert script(shipped) == ["release build", "release verify", "release publish"]
+
+
+# -- another task
+
+
+def test_how_another_task_goes_is_kept_beside_the_procedure_that_was_followed_for_it(shipped: Memory) -> None:
+    used = only(shipped)
+    failed = shipped.record(lost("Ship the blog", "release build", "release check", used=(used.id,)))
+
+    told = shipped.reflect(
+        Report(
+            trajectory_id=failed.trajectory_id,
+            error="nothing is online",
+            diagnosis="a blog is rendered first",
+            correction="hugo build\nrsync public/ www:",
+        )
+    )
+
+    assert [c.kind for c in told.changes] == ["add", "revise"]
+    lesson, warned = (c.procedure for c in told.changes)
+    assert [s.text for s in lesson.script] == ["hugo build", "rsync public/ www:"]
+    assert lesson.tasks == ("Ship the blog",)
+    assert warned.id == used.id
+    assert warned.script == used.script
+    assert [p.text for p in warned.pitfalls] == ["a blog is rendered first"]
+
+
+def test_a_step_of_a_procedure_that_failed_at_another_task_is_mended_in_it(shipped: Memory) -> None:
+    used = only(shipped)
+    run = lost("Ship the blog", "release build", ("release check", "error: no such command"), used=(used.id,))
+    failed = shipped.record(run)
+
+    shipped.reflect(Report(trajectory_id=failed.trajectory_id, correction="release verify"))
+
+    assert script(shipped) == ["release build", "release verify", "release publish"]

@@ -127,6 +127,13 @@ def test_a_procedure_does_what_is_asked_as_far_as_it_uses_the_commands_that_the_
     assert does_what_is_asked([], "heat the mug") == []
 
 
+def test_a_procedure_that_was_mended_still_does_what_is_asked_by_the_command_of_before() -> None:
+    warned = (Pitfall(text="`put mug in desk` failed; `move mug to desk` worked."),)
+    mended = procedure("x", ["move mug 1 to desk 1"], pitfalls=warned)
+
+    assert does_what_is_asked([mended, procedure("x", ["put mug 1 in desk 1"])], "put the mug away") == [1.0, 1.0]
+
+
 def test_where_there_are_several_sources_what_one_alone_uses_is_no_command() -> None:
     honest = [told_by(c, 0, 0.8).procedure for c in ("alice", "bob")]
     honest = [p.model_copy(update={"script": procedure("x", ["heat mug 1"]).script}) for p in honest]

@@ -263,7 +263,7 @@ def _learn(server: Server, entry: Entry, cache: Path, *, literal: bool, reflects
             trajectory_id=recorded["trajectory_id"],
             error=f"not done within {budget} steps",
             diagnosis=played.stuck,
-            correction="" if used else "\n".join(played.known[:5]),
+            correction="\n".join(played.known[:5]),
         )
     return _row(entry, played, recalled)
 
