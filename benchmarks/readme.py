@@ -129,7 +129,7 @@ def alfworld_drift(results: Results) -> str:
             _percent(line["games with a wasted step"]),
             _percent(line["recalled scripts in the games' grammar"]),
             _percent(line["won"]),
-            line["steps"],
+            f"{line['steps']:.1f}",
         )
         for when, line in results["drift"].items()
     ]
@@ -370,7 +370,7 @@ def _of_learning() -> list[tuple[str, str, str]]:
     tickets = told("telecom")["results"]["summary"]
     solved = [f"{tickets[name]['solved']:g}" for name in ("server, observed state, k=3", "no memory")]
     by_text = [tickets[f"server, ticket only, k={k}"]["solved"] for k in (1, 3, 5)]
-    least, most = min(by_text), max(by_text)
+    by_text_alone = " to ".join(f"{n:g}" for n in sorted({min(by_text), max(by_text)}))
     of = tickets["no memory"]["of"]
     return [
         (
@@ -385,7 +385,7 @@ def _of_learning() -> list[tuple[str, str, str]]:
         ),
         (
             "τ²-bench telecom tickets solved within 40 calls",
-            f"{solved[0]} of {of}, without a memory {solved[1]}, by the ticket's text alone {least:g} to {most:g}",
+            f"{solved[0]} of {of}, without a memory {solved[1]}, by the ticket's text alone {by_text_alone}",
             "`python -m benchmarks.telecom.run`",
         ),
     ]
