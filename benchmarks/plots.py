@@ -65,7 +65,7 @@ def alfworld_streams(results: Mapping[str, Any]) -> Figure:
     axes.axhline(float(alone), color="#333", lw=1, ls=":", label="no memory (mean)")
     axes.set_xlabel(f"games played, {len(orders)} orders, from an empty memory")
     axes.set_ylabel("steps a game (lost: 50)")
-    axes.set_ylim(0)
+    axes.set_ylim(0, 1.1 * float(alone))
     axes.legend(frameon=False, ncols=2)
     return figure
 
