@@ -234,7 +234,8 @@ class Store(Reading):
             vectors: by procedure id; rows without an entry keep the vectors that they have.
 
         Returns:
-            For each commit, whether it was applied now; False: it had been before.
+            For each commit, whether it was applied now; False: it had been before, or a process that died had begun it
+            with revisions of its own, which are kept, and it is finished with those.
 
         Raises:
             StaleRevision: a procedure was revised meanwhile. Nothing of the call was written.
@@ -244,9 +245,8 @@ class Store(Reading):
             done = self._ids("events", [marker_id(c.op_id) for c in commits])
             fresh: dict[str, Commit] = {}
             applied = [self._is_fresh(c, done, fresh) for c in commits]
-            if fresh:
-                self._write(list(fresh.values()), {row["id"]: row for row in prepared})
-            return applied
+            begun = self._write(list(fresh.values()), {row["id"]: row for row in prepared}) if fresh else set()
+            return [now and commit.op_id not in begun for now, commit in zip(applied, commits, strict=True)]
 
     def note(self, *events: Event) -> None:
         """Append events; those whose id is here already are left out."""
@@ -320,7 +320,8 @@ class Store(Reading):
         fresh[commit.op_id] = commit
         return True
 
-    def _write(self, commits: Sequence[Commit], vectors: Mapping[str, Row]) -> None:
+    def _write(self, commits: Sequence[Commit], vectors: Mapping[str, Row]) -> set[str]:
+        """Write them; returns which of them somebody had begun."""
         begun = self._begun([c.op_id for c in commits])
         versions = [(c.op_id, p) for c in commits if c.op_id not in begun for p in c.procedures]
         self._check_revisions([p for _, p in versions])
@@ -328,6 +329,7 @@ class Store(Reading):
         self._add("procedure_versions", [version_row(p, op_id) for op_id, p in versions])
         self._set_current([p for _, p in versions], vectors)
         self._add_absent("events", [event_row(e) for c in commits for e in (*c.events, _marker(c))])
+        return begun
 
     def _begun(self, op_ids: Sequence[str]) -> set[str]:
         """Which operations had written their revisions when they died; brings their procedures up to date."""

@@ -213,7 +213,7 @@ def test_an_operation_that_died_after_its_revisions_is_finished_with_those(store
     told, made, other = trajectory(), procedure(), procedure("Decided differently in the second try")
     die_after(store, Commit(op_id=told.id, trajectory=told, procedures=(made,)), "procedure_versions")
     assert store.procedure(made.id) is None
-    assert store.apply(Commit(op_id=told.id, trajectory=told, procedures=(other,))) == [True]
+    assert store.apply(Commit(op_id=told.id, trajectory=told, procedures=(other,))) == [False]
     assert store.list_procedures() == [made]
     assert store.check() == []
 
