@@ -40,8 +40,8 @@ from memp_mcp.archive import import_files
 from memp_mcp.embedder import load
 from memp_mcp.memory import Memory
 from memp_mcp.models import Trajectory
+from memp_mcp.rows import SCHEMAS, trajectory_row
 from memp_mcp.settings import DEFAULT_EMBEDDER, Settings
-from memp_mcp.tables import SCHEMAS, trajectory_row
 
 MEGABYTE = 1_000_000
 LIMIT = 350 * MEGABYTE

@@ -24,11 +24,14 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, Self
 
+from memp_mcp.control import Control
 from memp_mcp.errors import StoreBusy, StoreDamaged, StoreError
+from memp_mcp.faults import explained
 from memp_mcp.models import Event
 from memp_mcp.reading import Meta
+from memp_mcp.rows import SCHEMAS, Row, TableName, event_row
 from memp_mcp.store import Store
-from memp_mcp.tables import INDEXED_FROM, SCHEMAS, Control, Row, State, TableName, Tables, event_row, explained
+from memp_mcp.tables import INDEXED_FROM, State, Tables
 from memp_mcp.tally import Tally
 from memp_mcp.upkeep import StoreSize
 

@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple, TypeVar
 
 from memp_mcp import __version__, upkeep
 from memp_mcp.errors import EmbedderError, StoreDamaged, StoreNewer
+from memp_mcp.faults import explained
 from memp_mcp.models import (
     ChangeKind,
     Counts,
@@ -30,21 +31,8 @@ from memp_mcp.models import (
     stable_id,
 )
 from memp_mcp.resident import Resident
-from memp_mcp.tables import (
-    LIVE,
-    PLACE,
-    SCHEMAS,
-    Row,
-    TableName,
-    Tables,
-    VectorColumn,
-    chunks,
-    event_row,
-    explained,
-    one_of,
-    quoted,
-    starts_with,
-)
+from memp_mcp.rows import LIVE, SCHEMAS, Row, TableName, chunks, event_row, one_of, quoted, starts_with
+from memp_mcp.tables import PLACE, Tables, VectorColumn
 from memp_mcp.tally import Tally
 from memp_mcp.upkeep import StoreSize
 from memp_mcp.waiting import Waiting

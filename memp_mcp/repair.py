@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from memp_mcp.archive import embed_again, finish
 from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import EmbedderError, MempError, StoreDamaged
+from memp_mcp.faults import LOOK
 from memp_mcp.memory import Memory
 from memp_mcp.models import Value
 from memp_mcp.salvage import ASIDE
 from memp_mcp.settings import Settings
 from memp_mcp.store import Store
-from memp_mcp.tables import LOOK
 from memp_mcp.upkeep import MEND
 
 BEYOND_REPAIR = (

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from memp_mcp.tables import METRICS, PLACE, Findable, Row, State, Tables, VectorColumn
+from memp_mcp.rows import Row
+from memp_mcp.tables import METRICS, PLACE, Findable, State, Tables, VectorColumn
 
 MAX_FLOATS = 16_000_000
 """Of both vectors of all procedures, 64 MB: 20,000 procedures of 384 dimensions. Above, LanceDB's indexes are asked."""

@@ -15,7 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from memp_mcp.errors import StoreDamaged
-from memp_mcp.tables import SCHEMAS, Row, TableName, Tables, one_of
+from memp_mcp.rows import SCHEMAS, Row, TableName, one_of
+from memp_mcp.tables import Tables
 
 ASIDE = "damaged"
 """The folder, in that of the memory, for what was replaced."""

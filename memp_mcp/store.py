@@ -25,6 +25,7 @@ from filelock import FileLock, Timeout
 
 from memp_mcp import __version__, upkeep
 from memp_mcp.errors import MempError, StaleRevision, StoreBusy, StoreDamaged, StoreFull
+from memp_mcp.faults import explained
 from memp_mcp.models import (
     Commit,
     Event,
@@ -34,25 +35,22 @@ from memp_mcp.models import (
 )
 from memp_mcp.reading import FORMAT, Meta, Reading, agreed, checked, marker_id
 from memp_mcp.resident import MAX_FLOATS
-from memp_mcp.salvage import Salvage, set_aside
-from memp_mcp.settings import make_private
-from memp_mcp.tables import (
-    INDEXED_FROM,
+from memp_mcp.rows import (
     SCHEMAS,
     Row,
     TableName,
-    Tables,
     chunks,
     event_row,
-    explained,
     one_of,
     procedure_row,
     quoted,
-    sync_folder,
     trajectory_row,
     version_id,
     version_row,
 )
+from memp_mcp.salvage import Salvage, set_aside
+from memp_mcp.settings import make_private
+from memp_mcp.tables import INDEXED_FROM, Tables, sync_folder
 
 TAKEN_IN_AFTER = 1.0
 """Seconds that a recall waits for a write which takes it along."""

@@ -1,4 +1,4 @@
-"""The four tables as LanceDB keeps them: schemas, filters, commits, upkeep. The only importer of lancedb and pyarrow.
+"""The four tables as LanceDB keeps them: reading, commits, indexes, upkeep. The only importer of lancedb.
 
 What is done here and why was measured (lancedb 0.40): a commit is never synced to the disk by LanceDB, so `settle`
 does it; every commit writes a manifest that lists all fragments, so `settle` also compacts; a deleted row stays in its
@@ -10,17 +10,14 @@ Importing this module costs about two seconds of CPU: import it where a memory i
 
 from __future__ import annotations
 
-import errno
 import logging
 import math
 import os
-import re
-import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
@@ -29,8 +26,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from memp_mcp import lean
-from memp_mcp.errors import StoreDamaged, StoreError, StoreFull
-from memp_mcp.models import Event, Procedure, Trajectory, storable
+from memp_mcp.errors import StoreDamaged
+from memp_mcp.faults import committed, explained, first_line
+from memp_mcp.models import storable
+from memp_mcp.rows import SCHEMAS, Row, TableName, chunks, one_of
 
 lean.few_arenas()
 lean.on_demand("lance_namespace_urllib3_client")  # LanceDB needs its models; its clients cost 0.7 s of CPU and 13 MB
@@ -39,10 +38,8 @@ import lancedb  # noqa: E402 - after that
 from lancedb.index import FTS, Bitmap, BTree, IvfRq, IvfSq  # noqa: E402 - after that
 from lancedb.query import MatchQuery  # noqa: E402 - after that
 
-TableName = Literal["trajectories", "procedure_versions", "procedures", "events"]
 VectorColumn = Literal["vector", "phrases"]
 METRICS: Mapping[VectorColumn, Literal["cosine", "dot"]] = {"vector": "cosine", "phrases": "dot"}
-Row = dict[str, Any]
 Table: TypeAlias = Any  # lancedb's annotations contradict what it does: stats() is a dict, a query has no distance_type
 T = TypeVar("T")
 
@@ -71,7 +68,6 @@ _NPROBES = 64
 """Parts of a vector index, of about 8,000 rows each, that a search looks at: all of them up to half a million rows."""
 _REFINE = 5
 """A vector index keeps one bit a dimension; so many times more rows than asked for are compared by their vectors."""
-LIVE = "status != 'retired'"
 _NAMED = 500
 """Ids that one filter names."""
 _READ_AT_ONCE = 500
@@ -86,46 +82,6 @@ PLACE = "_rowid"
 _ROW_BITS = 32
 """Of a place; those before them tell the fragment. The number of a fragment is used once."""
 _QUERY_CHARACTERS = 4_000
-_TASK_CHARACTERS = 4_000
-_KEY = {"lance-schema:unenforced-primary-key": "true"}  # without it, merges of one new key can insert it twice
-_MOMENT = pa.timestamp("us", tz="UTC")
-
-
-def _schema(key: str, **columns: pa.DataType) -> pa.Schema:
-    fields = [pa.field(name, kind) for name, kind in columns.items()]
-    return pa.schema([pa.field(key, pa.string(), nullable=False, metadata=_KEY), *fields])
-
-
-_TEXT, _INT = pa.string(), pa.int64()
-SCHEMAS: Mapping[TableName, pa.Schema] = {
-    "trajectories": _schema(
-        "id",
-        content_hash=_TEXT,
-        created_at=_MOMENT,
-        project=_TEXT,
-        succeeded=pa.bool_(),
-        task=_TEXT,
-        body=pa.large_string(),
-    ),
-    "procedure_versions": _schema(
-        "version_id", procedure_id=_TEXT, revision=_INT, op_id=_TEXT, created_at=_MOMENT, body=_TEXT
-    ),
-    "procedures": _schema(
-        "id", revision=_INT, status=_TEXT, project=_TEXT, created_at=_MOMENT, doc=_TEXT, errors=_TEXT, body=_TEXT
-    ),
-    "events": _schema(
-        "id",
-        kind=_TEXT,
-        procedure_id=_TEXT,
-        counted_from=_INT,
-        trajectory_id=_TEXT,
-        recall_id=_TEXT,
-        score=pa.float64(),
-        verified=pa.bool_(),
-        at=_MOMENT,
-        body=_TEXT,
-    ),
-}
 SEARCHED: Mapping[TableName, tuple[str, ...]] = {"procedures": ("doc", "errors"), "trajectories": ("task",)}
 _LOOKED_UP: Mapping[TableName, tuple[str, ...]] = {
     "trajectories": ("id",),
@@ -134,131 +90,6 @@ _LOOKED_UP: Mapping[TableName, tuple[str, ...]] = {
     "events": ("id", "procedure_id", "trajectory_id", "recall_id"),
 }
 _FILTERED: Mapping[TableName, tuple[str, ...]] = {"procedures": ("status", "project")}
-
-
-def version_id(procedure: Procedure) -> str:
-    """The key of a revision."""
-    return f"{procedure.id}@{procedure.revision}"
-
-
-def trajectory_row(trajectory: Trajectory) -> Row:
-    """A row of `trajectories`; the index reads only the first words of a long task."""
-    row = {name: getattr(trajectory, name) for name in ("id", "content_hash", "created_at", "project", "succeeded")}
-    return {**row, "task": trajectory.task[:_TASK_CHARACTERS], "body": trajectory.model_dump_json()}
-
-
-def version_row(procedure: Procedure, op_id: str) -> Row:
-    """A row of `procedure_versions`, with the operation that wrote it."""
-    return {
-        "version_id": version_id(procedure),
-        "procedure_id": procedure.id,
-        "revision": procedure.revision,
-        "op_id": op_id,
-        "created_at": procedure.created_at,
-        "body": procedure.model_dump_json(),
-    }
-
-
-def procedure_row(procedure: Procedure) -> Row:
-    """A row of `procedures`, without its vectors."""
-    row = {name: getattr(procedure, name) for name in ("id", "revision", "status", "project", "created_at")}
-    searched = {"doc": procedure.searched_text, "errors": procedure.searched_errors}
-    return {**row, **searched, "body": procedure.model_dump_json()}
-
-
-def event_row(event: Event) -> Row:
-    """A row of `events`."""
-    columns = [name for name in SCHEMAS["events"].names if name != "body"]
-    return {**{name: getattr(event, name) for name in columns}, "body": event.model_dump_json()}
-
-
-def quoted(text: str) -> str:
-    """The literal that stands for *text* in a filter. No text gets into a filter any other way."""
-    return "'" + str(storable(text)).replace("'", "''") + "'"
-
-
-def one_of(column: str, values: Collection[str]) -> str:
-    """The filter that keeps the rows whose *column* is one of *values*; none of them when there are none."""
-    return f"{column} IN ({', '.join(quoted(v) for v in sorted(set(values)))})" if values else "false"
-
-
-def chunks(values: Iterable[T], size: int) -> Iterator[list[T]]:
-    """The values in lists of *size*; the last one may be shorter."""
-    chunk: list[T] = []
-    for value in values:
-        chunk.append(value)
-        if len(chunk) == size:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
-
-
-def starts_with(column: str, prefix: str) -> str:
-    """The filter that keeps the rows whose *column* begins with *prefix*."""
-    return f"starts_with({column}, {quoted(prefix)})"
-
-
-@contextmanager
-def explained(directory: Path | str) -> Iterator[None]:
-    """Raise what LanceDB and the file system raise as the StoreError that says what to do about it."""
-    try:
-        yield
-    except (RuntimeError, OSError, ValueError) as error:
-        raise _explanation(error, directory) from error
-
-
-LOOK = "Run `memp-mcp doctor`"
-_UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
-
-
-def _explanation(error: Exception, directory: Path | str) -> StoreError:
-    text = str(error)
-    if isinstance(directory, str):
-        cloud = "the database and its LANCEDB_API_KEY, LANCEDB_REGION or LANCEDB_HOST"
-        bucket = "the bucket and its credentials (AWS_ACCESS_KEY_ID, AWS_REGION, …)"
-        return StoreError(
-            f"The memory in {directory} cannot be used: {_first_line(text)}. Everything acknowledged so far is kept. "
-            f"Check the network, {cloud if directory.startswith('db://') else bucket}, and try again."
-        )
-    if isinstance(error, FileExistsError | NotADirectoryError):
-        return StoreFull(f"{directory} is not a directory. Set MEMP_HOME to a directory that can be written.")
-    if getattr(error, "errno", None) in _UNWRITABLE or any(f"(os error {code})" in text for code in _UNWRITABLE):
-        return StoreFull(
-            f"{directory} cannot be written: {_first_line(text)}. Everything acknowledged so far is kept. "
-            "Free some space, or set MEMP_HOME to a directory that can be written, and try again."
-        )
-    if not directory.is_dir():
-        return StoreDamaged(f"{directory} is gone. Put it back and restart, or set MEMP_HOME to where the memory is.")
-    return StoreDamaged(
-        f"The memory in {directory} cannot be read: {_first_line(text)}. It was left as it is. "
-        f"{LOOK} to see what is wrong, `memp-mcp repair` to mend it, `memp-mcp export` to save what can still be read."
-    )
-
-
-_SOURCE = re.compile(r",? ?/\S+\.rs:\d+:\d+")
-"""Where in LanceDB's own code an error was raised; it adds that each time it passes one on."""
-
-
-def _first_line(text: str) -> str:
-    line = _SOURCE.sub("", text.strip().partition("\n")[0])
-    return line if len(line) <= 300 else line[:300] + "…"
-
-
-_CONFLICTS = ("ommit conflict", "Too many concurrent writers", "Incompatible transaction")
-_ATTEMPTS = 8
-
-
-def committed(action: Callable[[], T]) -> T:
-    """Run *action* again while a commit loses a race; inside the lock only a foreign program can cause one."""
-    for attempt in range(_ATTEMPTS - 1):
-        try:
-            return action()
-        except RuntimeError as error:
-            if not any(sign in str(error) for sign in _CONFLICTS):
-                raise
-            time.sleep(0.02 * 2**attempt)
-    return action()
 
 
 class State(NamedTuple):
@@ -631,7 +462,7 @@ class Tables:
             self._compact(name, _KEEP)
             lean.give_back()
         except RuntimeError as error:  # what was asked for is written and safe; the next write tries this again
-            _log.warning("Could not compact %s: %s", name, _first_line(str(error)))
+            _log.warning("Could not compact %s: %s", name, first_line(str(error)))
 
     def _compact(self, name: TableName, keep: timedelta) -> None:
         """Merge what is in many files; drop the versions that are older than *keep*.
@@ -700,9 +531,9 @@ class Tables:
             for batch in self._read(name, lambda t: t.search().to_batches(_READ_AT_ONCE)):
                 del batch
         except (RuntimeError, OSError, ValueError) as error:  # while it is read, which is later than _read explains
-            return _first_line(str(error))
+            return first_line(str(error))
         except StoreDamaged as error:
-            return _first_line(str(error.__cause__))
+            return first_line(str(error.__cause__))
         return ""
 
     def salvaged(self, name: TableName, version: int | None = None) -> Iterator[tuple[int, list[Row], bool]]:
@@ -758,79 +589,6 @@ class Tables:
         with explained(self._directory):
             table = self._table(name)
             committed(lambda: action(table))
-
-
-_MADE = "made"
-"""The name of the text whose number is the one that the table began with."""
-CONTROL = pa.schema([pa.field("id", _TEXT, nullable=False, metadata=_KEY), ("body", _TEXT), ("turn", _INT)])
-
-
-class Control:
-    """A small table of texts by name, each replaced only by who knows the last one: compare and swap, by LanceDB.
-
-    LanceDB looks whether there is a table and commits later, so that of two processes which make it, the second may put
-    its own in the place of the first's, and of what was written there since. The first one's counts: numbers begin
-    with a random one, so that nothing read of one table is swapped in the other, and who sees the second's puts back
-    what was there.
-    """
-
-    def __init__(self, db: Any, location: str, names: Sequence[str]) -> None:
-        self._location = location
-        first = secrets.randbits(48)
-        rows = [{"id": name, "body": "", "turn": first} for name in (*names, _MADE)]
-        self._open: Callable[[], Table] = lambda: db.open_table("control")
-        with explained(location):
-            try:
-                self._table = db.create_table("control", pa.Table.from_pylist(rows, schema=CONTROL))
-            except (ValueError, RuntimeError):  # it is there, or was made by another process in this very moment
-                self._table = self._open()
-            self._made = next(self._past()).get(_MADE)
-
-    def read(self) -> dict[str, tuple[str, int]]:
-        """Each text with its number, which every change raises."""
-        with explained(self._location):
-            told = self._told()
-            if told.get(_MADE) != self._made:
-                self._put_back(told)
-                told = self._told()
-        return told
-
-    def _told(self) -> dict[str, tuple[str, int]]:
-        self._table.checkout_latest()
-        return _texts(self._table)
-
-    def _past(self) -> Iterator[dict[str, tuple[str, int]]]:
-        """What each version that is kept has told, the oldest first."""
-        table = self._open()
-        for version in sorted(int(v["version"]) for v in table.list_versions()):
-            table.checkout(version)
-            yield _texts(table)
-
-    def _put_back(self, seconds: Mapping[str, tuple[str, int]]) -> None:
-        """Write again what was there last, where it was replaced; nobody has changed anything since."""
-        *_, last = (told for told in self._past() if told.get(_MADE) == self._made)
-        rows = [{"id": name, "body": body, "turn": turn} for name, (body, turn) in last.items()]
-        still = f"target.turn = {seconds[_MADE][1]}"
-        merge = self._table.merge_insert("id").when_matched_update_all(where=still)
-        committed(lambda: merge.execute(pa.Table.from_pylist(rows, schema=CONTROL)))
-
-    def swap(self, name: str, body: str, *, was: tuple[str, int]) -> bool:
-        """Replace a text if it still is as `read` told; whether it was."""
-        known, turn = was
-        where = f"id = {quoted(name)} AND body = {quoted(known)} AND turn = {turn}"
-        values = {"body": body, "turn": turn + 1}
-        with explained(self._location):
-            return bool(committed(lambda: self._table.update(where=where, values=values)).rows_updated)
-
-    def compact(self, keep: timedelta) -> None:
-        """Drop the versions that nobody needs."""
-        with explained(self._location):
-            self._table.optimize(cleanup_older_than=keep)
-
-
-def _texts(table: Table) -> dict[str, tuple[str, int]]:
-    rows = table.search().select(["id", "body", "turn"]).to_arrow().to_pylist()
-    return {row["id"]: (row["body"], row["turn"]) for row in rows}
 
 
 def _fragment(table: Table, first: int, longest: int) -> tuple[list[Row], bool]:

@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import NamedTuple
 
 from memp_mcp.models import Counts
-from memp_mcp.tables import Row, State, Tables, one_of
+from memp_mcp.rows import Row, one_of
+from memp_mcp.tables import State, Tables
 
 MAX_EVENTS = 50_000
 """Above this, about 15 MB, LanceDB is asked, which by then has an index."""

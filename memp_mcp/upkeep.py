@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from memp_mcp.models import Value
-from memp_mcp.tables import LIVE, SCHEMAS, TableName, Tables
+from memp_mcp.rows import LIVE, SCHEMAS, TableName
+from memp_mcp.tables import Tables
 
 MEND = "Run `memp-mcp repair`."
 

@@ -28,8 +28,8 @@ from memp_mcp.errors import BadInput, StoreBusy, StoreError
 from memp_mcp.memory import Memory
 from memp_mcp.models import Commit
 from memp_mcp.repair import repair
+from memp_mcp.rows import version_row
 from memp_mcp.settings import Settings
-from memp_mcp.tables import version_row
 
 SHARED = "p_" + "0" * 12
 WRITER = Path(__file__).with_name("bucket_writer.py")

@@ -19,9 +19,9 @@ from memp_mcp.memory import Memory
 from memp_mcp.models import Commit
 from memp_mcp.reflect import Report
 from memp_mcp.repair import Repaired, problems, repair
+from memp_mcp.rows import TableName
 from memp_mcp.settings import Settings
 from memp_mcp.store import Store
-from memp_mcp.tables import TableName
 
 TASKS = [f"{verb} the {thing}" for verb in ("publish", "water", "paint") for thing in ("shop", "garden")]
 

@@ -23,9 +23,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule, run_state_machine_as_test
 
 from memp_mcp.errors import EmbedderError, StaleRevision, StoreBusy, StoreDamaged, StoreFull, StoreNewer
+from memp_mcp.faults import committed
 from memp_mcp.models import Commit, Counts, Event, Pitfall, Procedure, Reward, Step, Trajectory, new_id, storable
+from memp_mcp.rows import TableName, version_row
 from memp_mcp.store import Store, Vectors
-from memp_mcp.tables import METRICS, TableName, Tables, committed, version_row
+from memp_mcp.tables import METRICS, Tables
 from memp_mcp.tally import Tally
 from memp_mcp.waiting import Waiting
 
