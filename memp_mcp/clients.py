@@ -110,12 +110,20 @@ class Command(NamedTuple):
         return subprocess.list2cmdline([word.replace("\\", "/") for word in words])
 
 
+class Adding(NamedTuple):
+    """The client's own command that puts in an entry: its words, and the variable that says where it does."""
+
+    words: Callable[[Command], list[str]]
+    folder: str
+
+
 class Client(NamedTuple):
     """One client.
 
     *folder* tells that it is there, and so does the *program*; *server* is the file with the entry, which stands at
-    *path*; *names* are what it calls itself, or how that begins, in lower case; *hooks* is the file with the hooks,
-    whose time it counts in *ticks* to the second; *plugin* is what brings both without this program's doing.
+    *path* and is an *entry* as *adding* writes it; *names* are what it calls itself, or how that begins, in lower case;
+    *hooks* is the file with the hooks, whose time it counts in *ticks* to the second; *plugin* is what brings both
+    without this program's doing.
     """
 
     title: str
@@ -125,6 +133,7 @@ class Client(NamedTuple):
     path: tuple[str, ...]
     entry: Callable[[Command], Entry]
     names: tuple[str, ...]
+    adding: Adding | None = None
     hooks: Callable[[Host], Path] | None = None
     events: tuple[str, ...] = ()
     ticks: int = 1
@@ -243,6 +252,22 @@ def _of_opencode(command: Command) -> Entry:
     return {**entry, "environment": command.environment} if command.environment else entry
 
 
+def _added(*options: str, environment: str = "-e") -> Callable[[Command], list[str]]:
+    """What comes after the name is the environment, and after ``--`` the program with its arguments."""
+    return lambda command: [
+        *("mcp", "add", *options, NAME),
+        *(word for name, value in command.environment.items() for word in (environment, f"{name}={value}")),
+        *("--", *command.words),
+    ]
+
+
+def _added_first(command: Command) -> list[str]:
+    """The environment comes before the name, and after ``--`` the program's arguments alone."""
+    program, *arguments = command.words
+    set_to = (word for name, value in command.environment.items() for word in ("-e", f"{name}={value}"))
+    return ["mcp", "add", "--scope", "user", *set_to, NAME, program, *(("--", *arguments) if arguments else ())]
+
+
 _SERVERS = ("mcpServers", NAME)
 _typed = partial(_usual, type="stdio")
 _LIFE = ("SessionStart", "UserPromptSubmit", "PostToolUse", "Stop", "SessionEnd")
@@ -256,6 +281,7 @@ CLIENTS: Mapping[str, Client] = {
         _SERVERS,
         _typed,
         ("claude-code",),
+        adding=Adding(_added("--scope", "user"), "CLAUDE_CONFIG_DIR"),
         hooks=_below(_claude, "settings.json"),
         events=("SessionStart", "UserPromptSubmit", "PostToolUseFailure", "Stop", "SessionEnd"),
         plugin="memp@memp-mcp",
@@ -277,6 +303,7 @@ CLIENTS: Mapping[str, Client] = {
         ("mcp_servers", NAME),
         _usual,
         ("codex",),
+        adding=Adding(_added(environment="--env"), "CODEX_HOME"),
         hooks=_below(_codex, "hooks.json"),
         events=_LIFE,
         advice="Codex runs hooks only once you have trusted them: start it, and say so under /hooks.",
@@ -289,6 +316,7 @@ CLIENTS: Mapping[str, Client] = {
         _SERVERS,
         _usual,
         ("qwen-",),
+        adding=Adding(_added_first, "QWEN_HOME"),
         hooks=_below(_qwen, "settings.json"),
         events=("SessionStart", "UserPromptSubmit", "PostToolUse", "PostToolUseFailure", "Stop", "SessionEnd"),
         ticks=1000,
@@ -301,6 +329,7 @@ CLIENTS: Mapping[str, Client] = {
         _SERVERS,
         _usual,
         ("gemini-cli",),
+        adding=Adding(_added_first, "GEMINI_CLI_HOME"),
         hooks=_below(_gemini, "settings.json"),
         events=("SessionStart", "BeforeAgent", "AfterTool", "AfterAgent", "SessionEnd"),
         ticks=1000,
@@ -407,9 +436,8 @@ def take_out(client: str, file: Path, text: str, wanted: Sequence[Part], before:
     return text
 
 
-def wanted_entry(client: str, command: Command, present: Any) -> Entry:
-    """The entry that starts *command*, with whatever else the present one says of this program."""
-    entry = CLIENTS[client].entry(command)
+def wanted_entry(entry: Entry, present: Any) -> Entry:
+    """The entry, with whatever else the present one says of this program."""
     if not Found(present, {}).ours:
         return entry
     present = {key: value for key, value in present.items() if _stays(key, value)}

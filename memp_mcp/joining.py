@@ -1,8 +1,9 @@
 """Joining the clients of this machine: their files changed and changed back, and what the memory has heard from each.
 
-The clients' own commands (`claude mcp add` and the like) are not run. They know no hooks, cannot show what they would
-do, and do more than asked: Claude Code's gives the machine an id and migrates settings on the way. What they write and
-what is written here are the same to the client, as `tests/test_clients.py` sees with the real ones.
+Where a client has a command of its own that puts in a server (`claude mcp add` and the like), it says what the entry
+is: it is run in an empty folder of configuration, and what it writes there is put in here. In the user's own folder it
+could not be shown before it is done, has no way back, and does more than asked: Claude Code's gives the machine an id
+and migrates settings on the way. The hooks, which those commands do not know, are put in here alone.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -23,12 +25,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 from memp_mcp import clients
-from memp_mcp.clients import CLIENTS, Command, Found, Host, Part
+from memp_mcp.clients import CLIENTS, Command, Entry, Found, Host, Part
 from memp_mcp.errors import BadInput, StoreError
 from memp_mcp.models import Event, Value
 from memp_mcp.redact import Redactor
 
 _SHOWN_LINE = 300
+_ADDED_AFTER = 20
+"""Seconds that a client's own command may take; alone on a machine it is one."""
+_QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
 _PASSING = ("archive-v", "builds-v", "environments-v")  # the folders in which uv keeps environments for a while
 
 Change = Callable[[str, Path, str, tuple[Part, ...]], str]
@@ -220,12 +225,36 @@ def _with_it(
         found = clients.find(client, file, text, wanted)
         if found.entry is not None and not found.ours and not force:
             raise BadInput(f"its entry {clients.NAME} is of {_program(found)}, which --force would replace")
-        entry = clients.wanted_entry(client, command, found.entry)
+        entry = clients.wanted_entry(_entry(client, command, host), found.entry)
     if "hooks" in wanted and hooks:
         lines = {event: command.hook(client, event, host.platform) for event in CLIENTS[client].events}
     elif "hooks" in wanted:
         text = clients.take_out(client, file, text, ("hooks",), _before(client, file, wanted))
     return clients.put(client, file, text, Found(entry, lines))
+
+
+def _entry(client: str, command: Command, host: Host) -> Entry:
+    """The entry that starts *command*, as the client's own command writes it; without that, as `clients` knows it."""
+    known = CLIENTS[client]
+    program = shutil.which(known.program, path=host.environ.get("PATH", ""))
+    if known.adding is None or program is None:
+        return known.entry(command)
+    with tempfile.TemporaryDirectory(prefix="memp-", ignore_cleanup_errors=True) as empty:
+        there = Host({**host.environ, **_QUIET, known.adding.folder: empty}, host.platform)
+        with suppress(OSError, subprocess.SubprocessError, BadInput):
+            _asked([program, *known.adding.words(command)], there.environ, empty)
+            file, wanted = _server(client, there)
+            theirs = clients.find(client, file, _text(file) or "", wanted)
+            if theirs.command == command.words and theirs.home == command.home:
+                return {**known.entry(command), **theirs.entry}
+    return known.entry(command)
+
+
+def _asked(words: list[str], environ: Mapping[str, str], folder: str) -> None:
+    nothing = subprocess.DEVNULL
+    subprocess.run(  # noqa: S603 - the client's own program, found as the shell would find it
+        words, env=environ, cwd=folder, stdin=nothing, stdout=nothing, stderr=nothing, timeout=_ADDED_AFTER, check=True
+    )
 
 
 def _without_it(client: str, file: Path, text: str, wanted: tuple[Part, ...]) -> str:

@@ -1068,6 +1068,67 @@ def test_clients_are_known_by_what_they_call_themselves(name: str, client: str) 
     assert clients.known_as(name) == client
 
 
+# -- the client's own command --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def codex(machine: Machine, tmp_path: Path) -> Path:
+    """A program `codex` on the path, of which a test says what it does when it is asked to put in a server."""
+    file = tmp_path / "bin" / "codex"
+    file.parent.mkdir()
+    machine.has_configured("codex")
+    return file
+
+
+def does(file: Path, script: str) -> None:
+    file.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+    file.chmod(0o755)
+
+
+def test_what_the_clients_own_command_writes_is_what_stands_in_the_entry(machine: Machine, codex: Path) -> None:
+    lines = (
+        f'[mcp_servers.memp]\ncommand = "{program()}"\nkind = "of next year"\n[mcp_servers.memp.env]\nMEMP_HOME = "/m"'
+    )
+    does(
+        codex,
+        f"test \"$*\" = 'mcp add memp --env MEMP_HOME=/m -- {program()}' && echo '{lines}' > $CODEX_HOME/config.toml",
+    )
+
+    machine.run("install", "codex", "--home", "/m")
+
+    entry = {"command": program(), "args": [], "kind": "of next year", "env": {"MEMP_HOME": "/m"}}
+    assert machine.entry("codex") == entry
+    assert "nothing to change" in machine.run("install", "codex")
+
+
+def test_the_clients_own_command_gets_no_hold_of_the_users_configuration(machine: Machine, codex: Path) -> None:
+    does(codex, "echo 'id = 1' > $CODEX_HOME/config.toml; echo seen > $CODEX_HOME/seen")
+    before = machine.files()
+
+    machine.run("install", "codex")
+    assert "id" not in machine.data(".codex/config.toml")
+
+    machine.run("uninstall", "codex")
+    assert machine.files() == before
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "exit 2",
+        "exit 0",
+        "echo '[mcp_servers.memp' > $CODEX_HOME/config.toml",
+        "printf '[mcp_servers.memp]\\ncommand = \"other\"\\n' > $CODEX_HOME/config.toml",
+    ],
+)
+def test_a_command_that_does_not_do_it_is_done_without(machine: Machine, codex: Path, script: str) -> None:
+    does(codex, script)
+
+    machine.run("install", "codex")
+
+    assert machine.entry("codex") == {"command": program(), "args": []}
+
+
 # -- the real clients ----------------------------------------------------------------------------------------
 
 REAL = {
@@ -1120,6 +1181,24 @@ def test_the_real_client_sees_what_was_put_in_and_no_more_once_it_is_out(real: M
 
     real.run("uninstall", client)
     assert not re.search(listed, asked(words))
+
+
+@pytest.mark.parametrize("client", ADDED_BY)
+@pytest.mark.parametrize("command", [("/opt/memp mcp",), ("/usr/bin/python3", "-P", "-m", "memp_mcp")])
+@pytest.mark.parametrize("home", ["", "/a home"])
+def test_the_real_client_is_asked_in_words_that_it_understands(
+    real: Machine, client: str, command: tuple[str, ...], home: str
+) -> None:
+    need(CLIENTS[client].program)
+    wanted = Command(command, home)
+    adding = CLIENTS[client].adding
+    assert adding is not None
+
+    asked([CLIENTS[client].program, *adding.words(wanted)])
+
+    file, parts = next(iter(clients.parts(client, real.host()).items()))
+    found = clients.find(client, file, file.read_text(encoding="utf-8"), parts)
+    assert (found.command, found.home) == (command, home)
 
 
 @pytest.mark.parametrize("client", ADDED_BY)
