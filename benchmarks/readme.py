@@ -455,7 +455,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "ends": lambda: figures(told("ends")["results"]["rows"]),
     "hook": lambda: figures(told("hook")["results"]["rows"]),
     "recall": lambda: figures(told("recall")["results"], RECALLED),
-    "record": lambda: record(told("record")["results"] | told("memory")["results"]),
+    "record": lambda: record(told("record")["results"]),
     "growth": lambda: figures(told("growth")["results"]["growth"]),
     "growth-bars": lambda: figures(told("growth")["results"]["bars of growth"]),
     "soak": lambda: figures(told("soak")["results"]["soak"]),

@@ -16,7 +16,8 @@ The house, in the order in which a request walks through it; imports run the sam
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
     joining.py    install, uninstall, status: this machine's clients; clients.py where each keeps what, and the edits,
                   by json_edit.py and toml_edit.py
-    archive.py    the memory in bulk: import, export, cold start, rebuild
+    archive.py    the memory in bulk: import, its preview, export; bootstrap.py a cold start; rebuild.py what can be
+                  derived again from the evidence
     skill_folders.py  verified procedures as Agent Skills in folders and over MCP, and how those stand to the memory;
                   skills.py a procedure ↔ its SKILL.md
     backup.py     the whole memory in one file that was read back
@@ -41,8 +42,10 @@ The house, in the order in which a request walks through it; imports run the sam
     redact.py     secrets out, before anything is stored; scrub.py out of what is stored already
     hazards.py    what a recalled step might do: dangerous commands, text that gives its reader orders
     store.py      the memory on disk: lock, commits, recovery; reading.py what it can be asked
-    tables.py     LanceDB itself: rows, filters, indexes, compaction
-    bucket.py     the memory on object storage: the same tables, a lease in the place of the lock
+    tables.py     LanceDB itself: reading, commits, indexes, compaction; rows.py what stands in the tables, and filters;
+                  faults.py what LanceDB raises, as errors that say what to do
+    bucket.py     the memory on object storage: the same tables, a lease in the place of the lock, which rests on
+                  control.py, a table of texts
     upkeep.py     what the tables say about each other: behind, begun, doubled, astray; and their size
     resident.py   the vectors of a small memory, held by the process; tally.py the counts
     waiting.py    what was recalled lately, in small files until the next write takes it into the table

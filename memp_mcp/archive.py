@@ -1,4 +1,4 @@
-"""The memory in bulk: transcripts in, the whole of it out and in again, a cold start, a rebuild from the evidence."""
+"""The memory in bulk: transcripts in, the whole of it out and in again."""
 
 from __future__ import annotations
 
@@ -10,27 +10,24 @@ from typing import NamedTuple
 
 from pydantic import Field, ValidationError
 
-from memp_mcp import __version__, build, judge, keys, lookup, redact, revisions, transcripts, update
-from memp_mcp.errors import BadInput, EmbedderError, LLMFailed, MempError, NotFound, StaleRevision, StoreDamaged
+from memp_mcp import __version__, judge, lookup, redact, transcripts, update
+from memp_mcp.errors import BadInput, StoreDamaged
 from memp_mcp.memory import Memory
 from memp_mcp.models import (
     BuildPolicy,
-    Change,
-    Commit,
     Event,
     Procedure,
     Trajectory,
     UpdatePolicy,
     Value,
     checked_id,
-    new_id,
 )
+from memp_mcp.rebuild import Advance, without_lost_ids
 from memp_mcp.record import Recorded
 from memp_mcp.settings import Settings
 from memp_mcp.transcripts import Exported, Skipped, Unreadable, own
 from memp_mcp.transcripts.places import Source, below, kept_by
 
-ALL = 1_000_000
 CHUNK = 64
 """Trajectories written together: large enough to spread the cost of a commit, small enough to lose little to a kill."""
 
@@ -40,8 +37,6 @@ TASK_CHARACTERS = 100
 """Of a task that a preview shows."""
 TOLD = 100
 """Reasons why places gave nothing that are told; all places are counted."""
-
-Advance = Callable[[int], None]
 
 
 class Imported(Value):
@@ -111,31 +106,6 @@ class _Skips:
 _FIGURES = [name for name, field in Preview.model_fields.items() if field.annotation is int]
 
 
-class Kept(Value):
-    """A trajectory that the bootstrap looked at, and whether it was kept; without a task a place that gave none."""
-
-    task: str
-    trajectory_id: str
-    score: float | None
-    judged_by: str
-    steps: int
-    kept: bool
-    reason: str
-
-
-class Rebuilt(Value):
-    """What a rebuild did."""
-
-    current: int = 0
-    finished: int = 0
-    embedded: int = 0
-    distilled: tuple[Change, ...] = ()
-    kept_as_they_are: int = 0
-
-
-# -- import and export --------------------------------------------------------------------------------------
-
-
 def sources(paths: Iterable[Path], clients: Iterable[str], environ: Mapping[str, str]) -> list[Source]:
     """The files that an import reads: those that are named, those below a folder, those that a client keeps.
 
@@ -172,7 +142,7 @@ def import_files(
     total = Imported()
     skips = _Skips()
     exported: list[Trajectory | Procedure | Event] = []
-    for batch in _batches(_read(paths, source_format=source_format, project=project, advance=advance)):
+    for batch in _batches(read(paths, source_format=source_format, project=project, advance=advance)):
         sifted = _sifted(memory, batch, skips)
         exported += sifted.exported
         total = _added(_learnt(total, learn(sifted.trajectories)), unread=len(sifted.unread))
@@ -181,7 +151,7 @@ def import_files(
     return total.model_copy(update=skips.report())
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """What was found in a file; Unreadable where it was named and nothing can be read of it."""
 
     path: Path
@@ -197,13 +167,13 @@ class _Sifted(NamedTuple):
     unread: list[Path]
 
 
-def _read(
+def read(
     paths: Iterable[Path | Source],
     *,
     source_format: str | None,
     project: str = "",
     advance: Advance | None = None,
-) -> Iterator[_Piece]:
+) -> Iterator[Piece]:
     """What is in the files; *advance* is told of each."""
     for source in (p if isinstance(p, Source) else Source(p, named=True) for p in paths):
         yield from _pieces(source, source_format, project)
@@ -211,19 +181,19 @@ def _read(
             advance(1)
 
 
-def _pieces(source: Source, source_format: str | None, project: str) -> Iterator[_Piece]:
+def _pieces(source: Source, source_format: str | None, project: str) -> Iterator[Piece]:
     try:
         reading = transcripts.reading(source.path, source_format=source_format, project=project)
     except (Unreadable, OSError) as error:
         refused = error if isinstance(error, Unreadable) else Unreadable(source.path, f"{error.strerror or error}.")
-        yield _Piece(source.path, "", refused if source.named else Skipped(source.path, 1, refused.reason))
+        yield Piece(source.path, "", refused if source.named else Skipped(source.path, 1, refused.reason))
         return
     for value in reading.values:
-        yield _Piece(source.path, reading.format, value)
+        yield Piece(source.path, reading.format, value)
 
 
-def _batches(pieces: Iterable[_Piece]) -> Iterator[list[_Piece]]:
-    batch: list[_Piece] = []
+def _batches(pieces: Iterable[Piece]) -> Iterator[list[Piece]]:
+    batch: list[Piece] = []
     size = 0
     for piece in pieces:
         batch.append(piece)
@@ -239,7 +209,7 @@ def _size(value: object) -> int:
     return sum(len(s.action) + len(s.observation) for s in value.steps) if isinstance(value, Trajectory) else 0
 
 
-def _sifted(memory: Memory, batch: Iterable[_Piece], skips: _Skips) -> _Sifted:
+def _sifted(memory: Memory, batch: Iterable[Piece], skips: _Skips) -> _Sifted:
     sifted = _Sifted([], [], [])
     for piece in batch:
         try:
@@ -293,7 +263,7 @@ def preview(
     found: dict[Path, Preview] = {}
     tasks: dict[Path, list[Learnable]] = defaultdict(list)
     skips: dict[Path | None, _Skips] = defaultdict(_Skips)
-    for piece in _read(paths, source_format=source_format, project=project, advance=advance):
+    for piece in read(paths, source_format=source_format, project=project, advance=advance):
         before = found.get(piece.path, Preview(file=str(piece.path), format=piece.format))
         seen = _seen(piece, rules, policy)
         found[piece.path] = _both(before, seen)
@@ -308,13 +278,13 @@ def preview(
     return files, total.model_copy(update=skips[None].report())
 
 
-def _seen(piece: _Piece, rules: Sequence[judge.Rule], policy: UpdatePolicy) -> Preview:
+def _seen(piece: Piece, rules: Sequence[judge.Rule], policy: UpdatePolicy) -> Preview:
     if isinstance(piece.value, Trajectory):
         return _outlook(piece.value, rules, policy)
     return Preview(file="", exported=isinstance(piece.value, Exported), unread=isinstance(piece.value, Unreadable))
 
 
-def _why_nothing(piece: _Piece) -> tuple[str, str] | None:
+def _why_nothing(piece: Piece) -> tuple[str, str] | None:
     """The place that gave nothing, and why."""
     match piece.value:
         case Unreadable(advice=advice):
@@ -451,210 +421,3 @@ def export(memory: Memory) -> Iterator[str]:
             damaged.append(error)
     if damaged:
         raise StoreDamaged(f"The export is complete but for what could not be read. {damaged[0]}") from damaged[0]
-
-
-# -- cold start ---------------------------------------------------------------------------------------------
-
-
-class _Judged(NamedTuple):
-    trajectory: Trajectory
-    note: str
-
-    @property
-    def score(self) -> float:
-        return -1.0 if self.trajectory.reward is None else self.trajectory.reward.score
-
-
-def bootstrap(
-    memory: Memory,
-    paths: Iterable[Path],
-    *,
-    keep: int = 1,
-    source_format: str | None = None,
-    advance: Advance | None = None,
-) -> list[Kept]:
-    """Overcome a cold start: score several trajectories a task with the metric, keep the best, build from those.
-
-    The metric is the judge: a reward that came along, then rules, then the LLM where one is configured. Equal scores
-    are settled by the number of steps. What nobody can judge, and what failed, is not built from.
-
-    Raises:
-        BadInput: a file cannot be read, or is an exported memory. Nothing was stored.
-
-    """
-    judged: dict[str, list[_Judged]] = {}
-    report: list[Kept] = []
-    for path, _, item in _read(below(paths), source_format=source_format):
-        match item:
-            case Unreadable():
-                raise item
-            case Exported():
-                raise BadInput(f"{path} is an exported memory. Take it over by `memp-mcp import`.")
-            case Skipped():
-                report.append(_not_kept(str(item)))
-            case Trajectory():
-                judged.setdefault(keys.same_task_form(item.task), []).append(_judge(memory, item))
-                if advance:
-                    advance(1)
-    return report + _keep_best(memory, judged.values(), keep)
-
-
-def _not_kept(reason: str) -> Kept:
-    return Kept(task="", trajectory_id="", score=None, judged_by="", steps=0, kept=False, reason=reason)
-
-
-def _keep_best(memory: Memory, groups: Iterable[list[_Judged]], keep: int) -> list[Kept]:
-    report: list[Kept] = []
-    best: list[Trajectory] = []
-    for group in groups:
-        order = sorted(group, key=lambda j: (-j.score, len(j.trajectory.steps)))
-        for rank, candidate in enumerate(order):
-            succeeded = candidate.trajectory.succeeded is True and candidate.score >= 0
-            report.append(_kept(candidate, rank, succeeded=succeeded, keep=keep))
-            best += [candidate.trajectory] if report[-1].kept else []
-    for start in range(0, len(best), CHUNK):
-        memory.record_all(best[start : start + CHUNK], update_policy="validation")
-    return report
-
-
-def _judge(memory: Memory, trajectory: Trajectory) -> _Judged:
-    trajectory = redact.redact_trajectory(trajectory)[0]  # an LLM is not to see what may not be stored
-    try:
-        reward = judge.judge(trajectory, rules=memory.rules, llm=memory.llm)
-    except LLMFailed as error:
-        return _Judged(trajectory, str(error))
-    return _Judged(trajectory.model_copy(update={"reward": reward}), "")
-
-
-def _kept(candidate: _Judged, rank: int, *, succeeded: bool, keep: int) -> Kept:
-    trajectory, reward = candidate.trajectory, candidate.trajectory.reward
-    if reward is None:
-        reason = candidate.note or "nobody could judge it"
-    elif not succeeded:
-        reason = "it did not succeed"
-    elif rank >= keep:
-        reason = "another trajectory of this task scored higher or took fewer steps"
-    else:
-        reason = "the best of its task" if keep == 1 else f"among the best {keep} of its task"
-    return Kept(
-        task=trajectory.task,
-        trajectory_id=trajectory.id,
-        score=reward.score if reward else None,
-        judged_by=reward.judged_by if reward else "",
-        steps=len(trajectory.steps),
-        kept=succeeded and rank < keep,
-        reason=reason,
-    )
-
-
-# -- rebuild ------------------------------------------------------------------------------------------------
-
-
-def rebuild(
-    memory: Memory,
-    *,
-    embed: bool = False,
-    distil: bool = False,
-    everything: bool = False,
-    advance: Advance | None = None,
-) -> Rebuilt:
-    """Derive again what can be derived.
-
-    Always: the current procedures from their revisions, and what a crash left between a trajectory and its procedure.
-    With *embed* all vectors by the embedder of the settings; with *distil* scripts from the evidence by the build
-    policy and LLM of the settings, except those that a reflection has corrected, unless *everything* is asked for.
-
-    Raises:
-        EmbedderError: the embedder cannot be loaded.
-        MempError: the LLM failed; what had been distilled before stays so.
-
-    """
-    current = memory.store.rebuild_current()
-    finished = finish(memory)
-    embedded = embed_again(memory, advance) if embed else 0
-    procedures = memory.list_procedures(limit=ALL) if distil else []
-    changes = _distil(memory, procedures, everything=everything, advance=advance)
-    return Rebuilt(
-        current=current,
-        finished=finished,
-        embedded=embedded,
-        distilled=tuple(changes),
-        kept_as_they_are=len(procedures) - len(changes),
-    )
-
-
-def finish(memory: Memory) -> int:
-    """Learn from the trajectories that a process which died had only stored; returns how many there were."""
-    unfinished = memory.store.trajectories(memory.store.unfinished(limit=ALL)).values()
-    memory.record_all([without_lost_ids(memory, t) for t in unfinished])
-    return len(unfinished)
-
-
-def without_lost_ids(memory: Memory, trajectory: Trajectory) -> Trajectory:
-    """The trajectory without the ids that have been forgotten since: nothing is left to credit under them."""
-    used = memory.store.procedures(trajectory.used)
-    lost = trajectory.recall_id and not memory.store.events(kind="recall", recall_id=trajectory.recall_id)
-    recall_id = None if lost else trajectory.recall_id
-    return trajectory.model_copy(
-        update={"used": tuple(u for u in trajectory.used if u in used), "recall_id": recall_id}
-    )
-
-
-def _distil(
-    memory: Memory, procedures: Iterable[Procedure], *, everything: bool, advance: Advance | None
-) -> list[Change]:
-    changes: list[Change] = []
-    for procedure in procedures:
-        try:
-            change = _distilled(memory, procedure, everything=everything)
-        except LLMFailed as error:
-            raise MempError(
-                f"{error.llm} gave no usable answer: {error.reason}. The {len(changes)} procedures that were distilled "
-                "before that are kept as they are now; call again to go on with the others."
-            ) from error
-        changes += [change] if change else []
-        if advance:
-            advance(1)
-    return changes
-
-
-def embed_again(memory: Memory, advance: Advance | None = None) -> int:
-    """Make all vectors anew, by the embedder of the settings; returns how many.
-
-    Raises:
-        EmbedderError: the embedder cannot be loaded.
-
-    """
-    embedder = memory.vectorizer.background.ready(600)
-    if embedder is None:
-        raise EmbedderError(f"No vectors can be made: {memory.vectorizer.background.reason}")
-    procedures = memory.list_procedures(limit=ALL)
-    vectors = memory.vectorizer.of_procedures(embedder, procedures, advance=advance) if procedures else {}
-    memory.store.reembed(embedder.name, embedder.dimension, vectors)
-    return len(vectors) + memory.vectorizer.embed_missing(embedder)  # what was recorded meanwhile
-
-
-def _distilled(memory: Memory, procedure: Procedure, *, everything: bool) -> Change | None:
-    """A new script from the exemplar's trajectory; None where there is nothing to build from or nothing changes."""
-    corrected = any(r.change in {"revise", "restore"} for r in memory.store.history(procedure.id))
-    trajectory = memory.store.trajectory(procedure.exemplar_id or "")
-    if trajectory is None or procedure.status == "retired" or (corrected and not everything):
-        return None
-    recalled = _recalled(memory, trajectory)
-    draft = build.build(trajectory, policy=memory.settings.build, llm=memory.llm, recalled=recalled)
-    change = revisions.redistilled(procedure, draft)
-    if change is None:
-        return None
-    try:
-        memory.store.apply(Commit(op_id=new_id("o"), procedures=(change.procedure,)))
-    except StaleRevision:
-        return None
-    return change
-
-
-def _recalled(memory: Memory, trajectory: Trajectory) -> list[Procedure]:
-    """What the agent had been told: it must not come back as evidence."""
-    try:
-        return lookup.recalled(memory.store, trajectory.recall_id) if trajectory.recall_id else []
-    except NotFound:  # recalled from a memory whose events did not come along
-        return []

@@ -246,7 +246,7 @@ def backup(options: argparse.Namespace, settings: Settings) -> Answer:
 
 def bootstrap(options: argparse.Namespace, settings: Settings) -> Answer:
     """Cold start: score several trajectories a task, keep the best."""
-    from memp_mcp.archive import bootstrap  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.bootstrap import bootstrap  # noqa: PLC0415 - imports LanceDB
 
     with _progress("judging") as advance:
         report = bootstrap(
@@ -443,7 +443,7 @@ def scrub(options: argparse.Namespace, settings: Settings) -> Answer:
 
 def rebuild(options: argparse.Namespace, settings: Settings) -> Answer:
     """Derive again what can be derived from the evidence."""
-    from memp_mcp.archive import rebuild  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.rebuild import rebuild  # noqa: PLC0415 - imports LanceDB
 
     with _progress("rebuilding") as advance:
         done = rebuild(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from memp_mcp.archive import embed_again, finish
 from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import EmbedderError, MempError, StoreDamaged
 from memp_mcp.faults import LOOK
 from memp_mcp.memory import Memory
 from memp_mcp.models import Value
+from memp_mcp.rebuild import embed_again, finish
 from memp_mcp.salvage import ASIDE
 from memp_mcp.settings import Settings
 from memp_mcp.store import Store

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from memp_mcp import answers, archive, evidence, judge, local, retrieve, transcripts
+from memp_mcp import answers, evidence, judge, local, rebuild, retrieve, transcripts
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory, Recall
 from memp_mcp.models import Procedure, Step, Trajectory, storable
@@ -255,7 +255,7 @@ class Sessions:
         stored = self._memory.store.stored([t.id for t in trajectories])
         for trajectory in trajectories:
             if trajectory.id not in stored:
-                self._memory.record(archive.without_lost_ids(self._memory, trajectory))
+                self._memory.record(rebuild.without_lost_ids(self._memory, trajectory))
 
 
 def _has_met(procedure: Procedure, error: str) -> bool:

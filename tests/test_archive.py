@@ -14,10 +14,12 @@ from fakes import NoEmbedder, ScriptedLLM
 from pydantic import BaseModel
 
 from memp_mcp import transcripts
-from memp_mcp.archive import bootstrap, export, import_files, preview, rebuild, sources
+from memp_mcp.archive import export, import_files, preview, sources
+from memp_mcp.bootstrap import bootstrap
 from memp_mcp.errors import BadInput, EmbedderError, MempError, StoreDamaged
 from memp_mcp.memory import Memory
 from memp_mcp.models import Commit, Trajectory
+from memp_mcp.rebuild import rebuild
 from memp_mcp.reflect import Report
 from memp_mcp.repair import problems
 from memp_mcp.settings import Settings
