@@ -357,7 +357,13 @@ _WRITING = re.compile(r"edit|multi|notebook|write|create|insert|replace|patch|ap
 _CHANGES = re.compile(
     r"(?<![\d&-])>{1,2}(?!\s*(?:/dev/null|&))|\s-(?:i|delete|exec|ok)\b|\|\s*(?:xargs|tee|sh|bash)\b|<<"
 )
-_QUOTED = re.compile(r"\$\(cat <<-?\s*(['\"]?)(\w+)\1\n.*?\n\s*\2\s*\)", re.DOTALL)  # as a commit's message is passed
+_MESSAGE = re.compile(
+    r"""\$\(cat\ <<-?\s*(['"]?)(\w+)\1\n.*?\n\s*\2\s*\)
+    |(?<=\s)(?:-a?m|--message)[ =]?(?:"(?:\\.|[^"\\])*"|'[^']*')
+    |(?<=-F\ -)\s*<<-?\s*(['"]?)(\w+)\3\n.*?\n\s*\4\b""",
+    re.DOTALL | re.VERBOSE,
+)
+"""Of a commit, in the ways in which it is passed: what stands in it is prose."""
 _ENTITY = re.compile(r"[A-Za-z_][\w./@-]*(?:\s\d+(?![\w.]))?|\d[\w.-]{2,}")
 _LITTLE_WORD = re.compile(r"to|from|in|on|in/on|into|onto|with|the|an?|and|or|of|at|for|by|it|true|false|none|null")
 
@@ -399,7 +405,7 @@ def edits(action: str) -> bool:
     if tool and not _SHELL.fullmatch(tool):
         return not serves_the_agent(tool) and any(_WRITING.fullmatch(word) for word in _words(tool))
     return (
-        _CHANGES.search(_QUOTED.sub("", rest)) is not None
+        _CHANGES.search(_MESSAGE.sub("", rest)) is not None
         or _WRITING.fullmatch(_verb(action).split(" ")[-1]) is not None
     )
 

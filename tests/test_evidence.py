@@ -215,7 +215,16 @@ def test_the_head_is_the_verb_the_tool_or_the_command(action: str, verb: str) ->
 
 
 @pytest.mark.parametrize(
-    "action", ["sed -i s/a/b/ x.py", "echo hi > x", "Edit {}", "apply_patch(x)", "mv a b", "git apply x"]
+    "action",
+    [
+        "sed -i s/a/b/ x.py",
+        "echo hi > x",
+        "Edit {}",
+        "apply_patch(x)",
+        "mv a b",
+        "git apply x",
+        "git commit -m 'x > y' && echo done > log",
+    ],
 )
 def test_writing_files_is_an_edit(action: str) -> None:
     assert edits(action)
@@ -251,7 +260,19 @@ def test_what_goes_somewhere_or_changes_something_may_be_what_a_later_step_needs
     assert prepares(action) is prepared
 
 
-@pytest.mark.parametrize("action", ["pytest -q 2>&1", "ls 2>/dev/null", "Read {}", "git status", f"Bash: {COMMIT}"])
+@pytest.mark.parametrize(
+    "action",
+    [
+        "pytest -q 2>&1",
+        "ls 2>/dev/null",
+        "Read {}",
+        "git status",
+        f"Bash: {COMMIT}",
+        """git commit -m "don't call it > 3" """,
+        "git commit --message='a > b'",
+        "git commit -F - <<'EOF'\nrename x > y\nEOF",
+    ],
+)
 def test_reading_and_running_are_no_edits(action: str) -> None:
     assert not edits(action)
     assert reads(action) == (action.split(maxsplit=1)[0] in {"ls", "Read"})
