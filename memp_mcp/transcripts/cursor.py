@@ -9,12 +9,14 @@ r"""Cursor's transcripts: ``~/.cursor/projects/<project>/agent-transcripts/<id>/
     {"type": "turn_ended", "status": "success"}
 
 Calls often have no ids, and results name calls that are not told: such a result belongs to the oldest call of its turn
-without one. Many versions write no results at all. The conversations in Cursor's SQLite files are in a form that is
-not documented, and are not read.
+without one. Many versions write no results at all. No moment is told either: what identifies an episode while its
+conversation grows is the id of that, which the file is named by, and the prompt's place in it. The conversations in
+Cursor's SQLite files are in a form that is not documented, and are not read.
 """
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ from memp_mcp.transcripts.found import Documents, Located, Skipped, unknown_type
 from memp_mcp.transcripts.session import Call, Event, Result, Said, events, prompt, text_of, trajectories
 
 CLIENT = "cursor"
+_ID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
 class _Message(BaseModel):
@@ -47,13 +50,15 @@ def recognises(document: object) -> bool:
 
 def read(documents: Documents, path: Path) -> Iterator[Located | Skipped]:
     """The episodes of a conversation."""
-    yield from trajectories(events(documents, path, _Conversation().events), client=CLIENT, path=path)
+    yield from trajectories(events(documents, path, _Conversation(path.stem).events), client=CLIENT, path=path)
 
 
 class _Conversation:
-    """Which calls wait for a result."""
+    """Which calls wait for a result, and how many prompts there were."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._id = name if _ID.fullmatch(name) else ""
+        self._prompts = 0
         self._number = 0
         self._waiting: deque[str] = deque()
 
@@ -67,12 +72,16 @@ class _Conversation:
         content = line.message.content
         blocks: list[dict[str, object]] = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if line.role == "user":
-            asked = list(prompt("\n".join(str(b.get("text", "")) for b in blocks if b.get("type") == "text")))
+            asked = list(self._asked("\n".join(str(b.get("text", "")) for b in blocks if b.get("type") == "text")))
             yield from asked
             if asked:
                 self._waiting.clear()
         for block in blocks:
             yield from self._block(block, line.role)
+
+    def _asked(self, text: str) -> Iterator[Event]:
+        self._prompts += 1
+        return prompt(text, f"{self._id} {self._prompts}" if self._id else "")
 
     def _block(self, block: dict[str, object], role: str) -> Iterator[Event]:
         match block.get("type"):
