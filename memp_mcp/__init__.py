@@ -12,7 +12,8 @@ The house, in the order in which a request walks through it; imports run the sam
     demo.py       memp-mcp demo: one agent fails, a second one succeeds, all of it for real
     web.py        serves it over HTTP: who may come in, request ids, health; team.py rate limits and metrics
     server.py     build_server(memory) → MCPServer: names, schemas, wording; takes no decision
-    sessions.py   what a server does at the events of its clients' sessions: recall at a prompt, learn at the end
+    sessions.py   what a server does at the events of its clients' sessions: recall at a prompt, learn at the end;
+                  shown.py what a session has been shown, and what waits to be said in it
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
     joining.py    install, uninstall, status: this machine's clients; clients.py where each keeps what, and the edits,
                   by json_edit.py and toml_edit.py

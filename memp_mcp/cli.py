@@ -79,7 +79,7 @@ def _add_serving(command: AddCommand) -> None:
     _add_token(command)
     hook = command("hook", commands.hook)
     hook.add_argument("event", help="its name: SessionStart, UserPromptSubmit, PostToolUse, Stop, SessionEnd …")
-    hook.add_argument("--client", default="", help="claude-code, codex, qwen-code or gemini-cli")
+    hook.add_argument("--client", default="", help="claude-code, codex, qwen-code, gemini-cli or cursor")
     command("demo", commands.demo)
 
 

@@ -1,9 +1,10 @@
 """``memp-mcp hook EVENT --client NAME``: what a client's hook runs at an event of its session.
 
-It passes the event on to a server of the memory that is running, and prints what that says, in the form that the
-clients share. It fails open: within 300 ms there is an answer or nothing, the exit code is 0, and stderr stays empty.
-So it imports the standard library only, and of that little: no pathlib, no typing. Without a server it is silent; but
-the end of a turn or session is written down, for the next server to learn from.
+It passes the event on to a server of the memory that is running, and prints what that says, in the form that the client
+knows. It fails open: within 300 ms there is an answer or nothing, the exit code is 0, and stderr stays empty. Nothing
+is an empty object to Cursor, which reads JSON. So it imports the standard library only, and of that little: no pathlib,
+no typing. Without a server it is silent; but the end of a turn or session is written down, for the next server to learn
+from.
 
 The settings that it follows: MEMP_HOME, MEMP_HOOKS and MEMP_HOOK_SECONDS.
 """
@@ -22,8 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any, NoReturn
 
-ENDS = frozenset({"Stop", "SessionEnd", "AfterAgent"})
+ENDS = frozenset({"Stop", "SessionEnd", "AfterAgent", "stop", "sessionEnd"})
 """Events after which there is something to learn."""
+CURSOR = "cursor"
+_OF_CURSOR = "cursor_version"
+"""Only Cursor tells this, and it may run the hooks of Claude Code beside its own."""
+_NOTHING = b"{}"
 
 SECONDS = 0.3
 _BEFORE = 0.05
@@ -31,18 +36,19 @@ _BEFORE = 0.05
 _BETWEEN = 0.1
 """Seconds between two looks whether a server is there."""
 _LONGEST_EVENT = 4_000_000
+_LAST_WORD = threading.Lock()
 
 
 def main(arguments: Sequence[str]) -> NoReturn:
     """Do what the event asks for, and end the process."""
     until = time.monotonic() + _seconds() - _BEFORE
-    threading.Thread(target=_leave_at, args=(until,), daemon=True).start()
+    event, client, home = _asked(arguments)
+    said = silence = _NOTHING if client == CURSOR else b""
+    threading.Thread(target=_leave_at, args=(until, silence), daemon=True).start()
     try:
-        said = _said(*_asked(arguments), until)
-        if said:
-            os.write(1, said)
+        said = _said(event, client, home, until) or silence
     finally:
-        os._exit(0)  # whatever it was that went wrong: no client is to hear of it
+        _leave(said)  # whatever it was that went wrong: no client is to hear of it
 
 
 def _seconds() -> float:
@@ -52,9 +58,19 @@ def _seconds() -> float:
         return SECONDS
 
 
-def _leave_at(moment: float) -> NoReturn:
+def _leave_at(moment: float, silence: bytes) -> NoReturn:
     time.sleep(max(0.0, moment - time.monotonic()))
-    os._exit(0)
+    _leave(silence)
+
+
+def _leave(said: bytes) -> NoReturn:
+    """Print that and end the process; of two threads, the first to come has the last word."""
+    _LAST_WORD.acquire()
+    try:
+        if said:
+            os.write(1, said)
+    finally:
+        os._exit(0)
 
 
 def _asked(arguments: Sequence[str]) -> tuple[str, str, str]:
@@ -80,6 +96,8 @@ def _said(event: str, client: str, home: str, until: float) -> bytes:
     told = json.loads(_stdin())
     if not isinstance(told, dict):
         return b""
+    if client != CURSOR and _OF_CURSOR in told:
+        return _NOTHING
     if ends:
         _note(event, client, home, told)
         local.ask(home, {"event": event}, until=until)

@@ -9,13 +9,12 @@ has ended or nothing has been heard of it for a while, or at once when the evide
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -24,6 +23,7 @@ from memp_mcp import answers, evidence, judge, local, rebuild, retrieve, transcr
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory, Recall
 from memp_mcp.models import Procedure, Step, Trajectory, storable
+from memp_mcp.shown import Recalled, Shown
 from memp_mcp.transcripts import session
 from memp_mcp.transcripts.found import in_project
 
@@ -47,8 +47,14 @@ KEPT_SECONDS = 14 * 24 * 3600.0
 """For so long is remembered what a session has been shown, and what is to be learnt from it."""
 _REMEMBERED_PROMPTS = 1000
 
-_PROMPTS = frozenset({"UserPromptSubmit", "BeforeAgent"})
-_TOOLS = frozenset({"PostToolUse", "PostToolUseFailure", "AfterTool"})
+_STARTS = frozenset({"SessionStart", "sessionStart"})
+_PROMPTS = frozenset({"UserPromptSubmit", "BeforeAgent", "beforeSubmitPrompt"})
+_FAILURES = frozenset({"PostToolUseFailure", "postToolUseFailure"})
+_TOOLS = frozenset({"PostToolUse", "AfterTool", "postToolUse"}) | _FAILURES
+_ENDS_OF_SESSION = frozenset({"SessionEnd", "sessionEnd"})
+_TAKE_NO_TEXT = frozenset({"beforeSubmitPrompt", "postToolUseFailure"})
+"""Events of Cursor, whose documentation knows no text in the answer."""
+_CURSOR = "cursor"
 _SAID = ("error", "stderr", "llmContent", "output", "stdout", "content")
 
 FRAME = """\
@@ -115,44 +121,64 @@ class Sessions:
         """
         event, told = str(question.get("event")), question.get("told")
         until = time.monotonic() + float(question.get("seconds") or 0.0)
-        if event not in _PROMPTS | _TOOLS | {"SessionStart"}:
+        if event not in _STARTS | _PROMPTS | _TOOLS:
             self._poked.set()
             return {}
         if "recall" not in self._memory.settings.hooks or not isinstance(told, dict):
             return {}
         told = json.loads(str(storable(json.dumps(told, ensure_ascii=False))))  # a client may cut an emoji in two
+        asker = _Asker(str(question.get("client", "")), until)
         try:
-            text = self._said(event, _Asker(str(question.get("client", "")), until), told)
+            text = self._said(event, asker, told)
         except (MempError, OSError) as error:
             log.warning("a hook was left without an answer: %s", error)
             return {}
         if text is None:
             return dict(local.PASS)
         named = str(told.get("hook_event_name") or event)
-        return {"output": {"hookSpecificOutput": {"hookEventName": named, "additionalContext": text}}} if text else {}
+        return {"output": _output(asker, named, text)} if text else {}
 
     # -- recall ----------------------------------------------------------------------------------------------
 
     def _said(self, event: str, asker: _Asker, told: dict[str, Any]) -> str | None:
         """What goes into the conversation; None while nothing can be looked up."""
-        shown = _Shown(self._run, str(told.get("session_id", "")))
-        if event == "SessionStart":
+        shown = Shown(self._run, str(told.get("session_id") or told.get("conversation_id") or ""))
+        if event in _STARTS:
             if told.get("source") in {"compact", "clear"}:
-                shown.forget()  # the agent has forgotten it, too
-            return self._greeting()
+                shown.forget()
+            return self._greeting(asker)
+        recalled = self._fitting(event, asker, shown, told)
+        if recalled is None:
+            return None
+        if event in _TAKE_NO_TEXT:
+            shown.wait(recalled)
+            return ""
+        shown.add(recalled.ids)
+        waited = shown.release() if time.monotonic() < asker.until else ""
+        return "\n".join(filter(None, (waited, recalled.text)))
+
+    def _fitting(self, event: str, asker: _Asker, shown: Shown, told: dict[str, Any]) -> Recalled | None:
+        """What is remembered of the prompt or the failure that an event tells of."""
         if event in _PROMPTS:
-            return self._recalled(asker, shown, task=self._asked(shown.session, str(told.get("prompt") or "")))
+            task = self._asked(shown.session, str(told.get("prompt") or ""))
+            if task:
+                shown.drop()  # it was for another task
+            return self._recalled(asker, shown, task=task)
+        if session.is_own_tool(str(told.get("tool_name"))):
+            shown.drop()  # the agent has asked itself
         action, error = _failed(event, told)
         if not error or evidence.transient(error):
-            return ""
+            return Recalled()
         return self._recalled(asker, shown, task=self._prompts.get(shown.session) or action, error=error)
 
-    def _greeting(self) -> str:
+    def _greeting(self, asker: _Asker) -> str:
         of_status = self._memory.store.statuses(projects={self._memory.settings.project, ""})
         count = of_status.get("active", 0) + of_status.get("provisional", 0)
         if not count:
             return ""
         what = f"{count:,} procedure{'s' * (count != 1)} of earlier runs"
+        if asker.client == _CURSOR:  # where it comes only behind a tool's result
+            return f"memp remembers {what}: before the first step, recall_procedure(task) tells which of them fit."
         return f"memp remembers {what}: what fits comes with the prompt; recall_procedure(task, error) looks for more."
 
     def _asked(self, session_id: str, text: str) -> str:
@@ -165,26 +191,27 @@ class Sessions:
         self._prompts[session_id] = session.task_of(typed)
         return self._prompts[session_id]
 
-    def _recalled(self, asker: _Asker, shown: _Shown, *, task: str, error: str = "") -> str | None:
+    def _recalled(self, asker: _Asker, shown: Shown, *, task: str, error: str = "") -> Recalled | None:
         if not task:
-            return ""
+            return Recalled()
         if self._memory.vectorizer.background.ready(0) is None:
             return None  # a client would wait for it in vain
         recall = self._memory.recall(task, error=error, limit=PROCEDURES, client=asker.client)
         if time.monotonic() >= asker.until:
-            return ""  # nobody is waiting any more
+            return Recalled()  # nobody is waiting any more
         if recall.found == "withheld":
-            return FRAME.format(recall_id=recall.id, told=recall.reason, use="")
+            return Recalled(FRAME.format(recall_id=recall.id, told=recall.reason, use=""))
         known = shown.ids()
         fit = [m for m in recall.matches if not error or _has_met(m.procedure, error)]
         new = tuple(m for m in fit if m.procedure.id not in known)
         if not new or recall.id is None:
-            return ""
-        shown.add(m.procedure.id for m in new)
-        return self._framed(recall.model_copy(update={"matches": new}))
+            return Recalled()
+        text = self._framed(recall.model_copy(update={"matches": new}), asker)
+        return Recalled(text, tuple(m.procedure.id for m in new))
 
-    def _framed(self, recall: Recall) -> str:
-        use = USE if "record" in self._memory.settings.hooks else USE_BY_HAND
+    def _framed(self, recall: Recall, asker: _Asker) -> str:
+        is_credited = "record" in self._memory.settings.hooks and asker.client != _CURSOR  # whose transcripts lack it
+        use = USE if is_credited else USE_BY_HAND
         frame = FRAME.format(recall_id=recall.id, told="", use=use)
         answer = answers.recall_answer(recall, detail="brief", budget=TOKENS - len(frame) // 4 - 8)
         told = answers.as_text(answer.model_copy(update={"recall_id": ""}))
@@ -266,12 +293,13 @@ def _has_met(procedure: Procedure, error: str) -> bool:
 def _failed(event: str, told: dict[str, Any]) -> tuple[str, str]:
     """What was done, and the error that it ended with; empty where it worked."""
     name = str(told.get("tool_name") or "tool")
-    if session.is_own_tool(name):
+    if session.is_own_tool(name) or told.get("is_interrupt") or told.get("failure_type") == "permission_denied":
         return "", ""
     action = session.action_text(name, told.get("tool_input"))
-    response = told.get("tool_response") or told.get("error")
-    failed = True if event == "PostToolUseFailure" else _exit_told(response)
-    if failed is None and evidence.only_reads(action):
+    response = told.get("tool_response") or _parsed(told.get("tool_output")) or told.get("error")
+    response = response or told.get("error_message")
+    failed = True if event in _FAILURES else _exit_told(response)
+    if failed is None and (event == "postToolUse" or evidence.only_reads(action)):
         return action, ""  # an error that it shows is not its own
     return action, evidence.failure(Step(action=action, observation=_text(response), failed=failed)) or ""
 
@@ -283,6 +311,20 @@ def _exit_told(response: object) -> bool | None:
     return None if code is None else code != 0
 
 
+def _parsed(output: object) -> object:
+    """An answer that a client gives as JSON in a string; any other as it is."""
+    with suppress(ValueError, RecursionError):
+        return json.loads(output) if isinstance(output, str) else output
+    return output
+
+
+def _output(asker: _Asker, named: str, text: str) -> dict[str, Any]:
+    """The answer to an event in the form that the client knows."""
+    if asker.client == _CURSOR:
+        return {"additional_context": text}
+    return {"hookSpecificOutput": {"hookEventName": named, "additionalContext": text}}
+
+
 def _text(response: object) -> str:
     """What a tool answered, whatever form the client gives it."""
     if isinstance(response, dict):
@@ -291,30 +333,7 @@ def _text(response: object) -> str:
     return session.text_of(response)
 
 
-# -- what has been shown --------------------------------------------------------------------------------------
-
-
-class _Shown:
-    """The procedures that a session has been shown, by whichever server."""
-
-    def __init__(self, run: Path, session_id: str) -> None:
-        self.session = session_id
-        self._path = (
-            Path(local.private(str(run / "shown")))
-            / hashlib.sha256(session_id.encode("utf-8", "replace")).hexdigest()[:24]
-        )
-
-    def ids(self) -> set[str]:
-        with suppress(FileNotFoundError):
-            return set(self._path.read_text(encoding="ascii").split())
-        return set()
-
-    def add(self, ids: Iterable[str]) -> None:
-        with self._path.open("a", encoding="ascii") as file:
-            file.write("".join(f"{shown}\n" for shown in ids))
-
-    def forget(self) -> None:
-        self._path.unlink(missing_ok=True)
+# -- notes ----------------------------------------------------------------------------------------------------
 
 
 def _sweep(run: Path) -> None:
@@ -323,9 +342,6 @@ def _sweep(run: Path) -> None:
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > KEPT_SECONDS:
                 path.unlink()
-
-
-# -- notes ----------------------------------------------------------------------------------------------------
 
 
 class Reading(NamedTuple):
@@ -374,7 +390,7 @@ def _notes(run: Path) -> Iterator[_Note]:
         with suppress(OSError, ValueError, KeyError, TypeError):
             told = json.loads(path.read_bytes())
             written = path.stat().st_mtime_ns
-            over = "session" if told["event"] == "SessionEnd" else _over(Path(told["transcript"]), written)
+            over = "session" if told["event"] in _ENDS_OF_SESSION else _over(Path(told["transcript"]), written)
             found.append(_Note(path, written, told["client"], told["transcript"], over))
     yield from sorted(found, key=lambda note: note.written)
 

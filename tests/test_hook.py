@@ -74,6 +74,63 @@ def test_a_hook_prints_what_the_server_says(tmp_path: Path, serve: Callable[[Ans
     assert (question["event"], question["client"], question["told"]) == ("UserPromptSubmit", "claude-code", told)
 
 
+def says_nothing(done: subprocess.CompletedProcess[bytes]) -> bool:
+    """What Cursor reads as nothing: JSON all the same, and nothing that could stop or send a prompt."""
+    return (done.returncode, done.stdout, done.stderr) == (0, b"{}", b"")
+
+
+CURSOR_EVENTS = ["sessionStart", "beforeSubmitPrompt", "postToolUse", "postToolUseFailure", "stop", "sessionEnd"]
+
+
+@pytest.mark.parametrize("event", CURSOR_EVENTS)
+@pytest.mark.parametrize("stdin", [b"{}", b"", b"[]", b"\xff"])
+def test_to_cursor_nothing_is_an_empty_object(tmp_path: Path, event: str, stdin: bytes) -> None:
+    assert says_nothing(hook(tmp_path, event, "--client", "cursor", stdin=stdin, MEMP_HOOK_SECONDS="0.3"))
+
+
+def test_cursor_hears_what_the_server_says(tmp_path: Path, serve: Callable[[Answer], None]) -> None:
+    serve(lambda _: {"output": {"additional_context": "Grüße"}})
+
+    done = hook(tmp_path, "sessionStart", "--client", "cursor")
+
+    assert json.loads(done.stdout) == {"additional_context": "Grüße"}
+
+
+@pytest.mark.parametrize("arguments", [(), ("--client", "cursor")])
+def test_a_server_that_does_not_answer_cursor_in_time_leaves_an_empty_object(
+    tmp_path: Path, serve: Callable[[Answer], None], arguments: tuple[str, ...]
+) -> None:
+    never = threading.Event()
+    serve(lambda _: {"never": never.wait(SECONDS)})
+
+    done = hook(tmp_path, "beforeSubmitPrompt", *arguments, MEMP_HOOK_SECONDS="0.3")
+
+    assert says_nothing(done) if arguments else silent(done)
+    never.set()
+
+
+@pytest.mark.parametrize("event", ["SessionStart", "UserPromptSubmit", "Stop"])
+def test_a_hook_of_claude_code_that_cursor_runs_leaves_it_to_cursors_own(
+    tmp_path: Path, serve: Callable[[Answer], None], event: str
+) -> None:
+    serve(lambda _: {"output": {"said": "twice"}})
+    told = {"conversation_id": "c", "cursor_version": "3.20.17", "prompt": "Publish", "transcript_path": "/t.jsonl"}
+
+    assert says_nothing(hook(tmp_path, event, "--client", "claude-code", stdin=json.dumps(told).encode()))
+    assert not (tmp_path / "run" / "spool").exists()
+
+
+def test_the_end_of_a_turn_in_cursor_is_written_down_if_there_is_a_transcript(tmp_path: Path) -> None:
+    told = {"conversation_id": "c", "cursor_version": "3.20.17", "status": "completed", "transcript_path": "/t.jsonl"}
+
+    assert says_nothing(hook(tmp_path, "stop", "--client", "cursor", stdin=json.dumps(told).encode()))
+    no_transcript = json.dumps(told | {"transcript_path": None}).encode()
+    assert says_nothing(hook(tmp_path, "sessionEnd", "--client", "cursor", stdin=no_transcript))
+
+    [note] = (tmp_path / "run" / "spool").iterdir()
+    assert json.loads(note.read_text()) == {"client": "cursor", "event": "stop", "transcript": "/t.jsonl"}
+
+
 def test_the_home_can_be_named_on_the_command_line(tmp_path: Path, serve: Callable[[Answer], None]) -> None:
     serve(lambda _: {"output": {"said": "here"}})
 
@@ -83,7 +140,7 @@ def test_the_home_can_be_named_on_the_command_line(tmp_path: Path, serve: Callab
 
 
 @pytest.mark.parametrize("stdin", [b"", b"{", b"[]", b'"x"', b"\xff\xfe", b"{}" + b" " * 5_000_000, b"[" * 100_000])
-@pytest.mark.parametrize("event", ["UserPromptSubmit", "Stop"])
+@pytest.mark.parametrize("event", ["UserPromptSubmit", "Stop", "stop"])
 def test_garbage_is_met_with_silence(tmp_path: Path, serve: Callable[[Answer], None], event: str, stdin: bytes) -> None:
     serve(lambda question: {"output": question.get("told")})
 

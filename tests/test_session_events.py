@@ -208,6 +208,141 @@ def test_what_is_switched_off_stays_silent(open_memory: OpenMemory) -> None:
     assert not ask(memory, "UserPromptSubmit", prompt=PROMPT)
 
 
+# -- Cursor, by its documentation ---------------------------------------------------------------------------
+
+
+def ask_cursor(memory: Memory, event: str, **told: Any) -> str:
+    """What Cursor's model is told at an event; empty where the hook has nothing to say."""
+    common = {"hook_event_name": event, "conversation_id": "c", "cursor_version": "3.20.17", "transcript_path": None}
+    question = {"event": event, "client": "cursor", "seconds": 60.0, "told": common | told}
+    answer = Sessions(memory).answer(question)
+    if not answer:
+        return ""
+    [(name, text)] = answer["output"].items()
+    assert name == "additional_context"
+    return str(text)
+
+
+def tool_of_cursor(memory: Memory, name: str = "Shell", output: str = "done", exit_code: int = 0) -> str:
+    """What is said behind the result of a tool that worked."""
+    told = json.dumps({"exitCode": exit_code, "stdout": output})
+    return ask_cursor(memory, "postToolUse", tool_name=name, tool_input={"command": "./ship 3"}, tool_output=told)
+
+
+def test_cursor_is_told_to_ask_at_the_start_since_its_prompt_takes_no_text(taught: Memory) -> None:
+    line = ask_cursor(taught, "sessionStart", session_id="c", composer_mode="agent")
+
+    assert "1 procedure of earlier runs: before the first step, recall_procedure(task)" in line
+
+
+def test_what_fits_a_prompt_in_cursor_comes_once_behind_the_first_tool(taught: Memory) -> None:
+    assert not ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT)
+
+    text = tool_of_cursor(taught, "Read")
+    assert re.match(r'<memp-recall recall_id="r_\w+">', text)
+    assert "release.py sign" in text or "sign {" in text
+    assert "record_trajectory" in text, "Cursor's transcripts are not known to hold what a hook says"
+    assert not tool_of_cursor(taught)
+    assert not ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT)
+    assert not tool_of_cursor(taught), "it was shown in this conversation"
+    ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT, conversation_id="another")
+    assert ask_cursor(taught, "postToolUse", tool_name="Shell", tool_output="{}", conversation_id="another")
+
+
+def test_an_event_that_cursor_tells_twice_is_said_once(taught: Memory) -> None:
+    for _ in range(2):
+        ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT)
+
+    assert [tool_of_cursor(taught).count("<memp-recall ") for _ in range(2)] == [1, 0]
+
+
+def test_what_waits_in_cursor_goes_with_its_task_or_when_the_agent_asks_itself(taught: Memory) -> None:
+    ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT)
+    ask_cursor(taught, "beforeSubmitPrompt", prompt="What is the weather in Paris tomorrow?")
+    assert not tool_of_cursor(taught)
+
+    ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT)
+    ask_cursor(taught, "beforeSubmitPrompt", prompt="go on")
+    assert tool_of_cursor(taught), "it was never shown before"
+
+    ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT, conversation_id="d")
+    told = {"tool_name": "MCP:recall_procedure", "tool_output": "{}", "conversation_id": "d"}
+    assert not ask_cursor(taught, "postToolUse", **told)
+    assert not ask_cursor(taught, "postToolUse", **told | {"tool_name": "Shell"})
+
+
+def test_what_helped_after_a_failing_command_comes_in_cursor_behind_the_next_tool(taught: Memory) -> None:
+    failed = {"tool_name": "Shell", "tool_input": {"command": "./ship 3"}, "failure_type": "error"}
+    error = "error: shop-3.zip is not signed, and policy 7 forbids unsigned releases"
+
+    for _ in range(2):
+        assert not ask_cursor(taught, "postToolUseFailure", error_message=error, **failed)
+
+    text = tool_of_cursor(taught)
+    assert text.count("<memp-recall ") == 1
+    assert "sign" in text
+    assert not tool_of_cursor(taught)
+
+
+def test_an_exit_code_that_cursor_tells_of_a_tool_is_believed(taught: Memory) -> None:
+    assert not tool_of_cursor(taught, output=ERROR)
+    assert "sign" in tool_of_cursor(taught, output=ERROR, exit_code=1)
+
+
+@pytest.mark.parametrize(
+    "why",
+    [{"is_interrupt": True}, {"failure_type": "permission_denied"}, {"error_message": "Command timed out after 30s"}],
+)
+def test_a_command_that_the_user_refused_or_that_timed_out_recalls_nothing(taught: Memory, why: dict[str, Any]) -> None:
+    told = {"tool_name": "Shell", "tool_input": {"command": "./ship 3"}, "error_message": ERROR} | why
+    ask_cursor(taught, "postToolUseFailure", **told)
+
+    assert not tool_of_cursor(taught)
+
+
+def test_words_in_a_tools_answer_are_no_failure_in_cursor(taught: Memory) -> None:
+    told = {"tool_name": "WebFetch", "tool_input": {"url": "x"}, "tool_output": json.dumps({"text": ERROR})}
+
+    assert not ask_cursor(taught, "postToolUse", **told)
+    assert not ask_cursor(taught, "postToolUse", **told | {"tool_output": f"no JSON: {ERROR}"})
+
+
+def test_a_conversation_of_cursor_that_grows_is_recorded_once(memory: Memory, tmp_path: Path) -> None:
+    path = tmp_path / "5b0d6c1e-8a4f-4f1e-9d8e-2b7f1c3a9e10.jsonl"
+
+    def hears(role: str, *blocks: dict[str, Any]) -> None:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"role": role, "message": {"content": list(blocks)}}) + "\n")
+
+    hears("user", {"type": "text", "text": "<user_query>\nMend the tests of the shop\n</user_query>"})
+    hears("assistant", {"type": "tool_use", "name": "Shell", "input": {"command": "pytest"}})
+    hears("user", {"type": "tool_result", "content": PASSED})
+    Sessions(memory).learn_from(path, client="cursor", over="turn")
+    hears("user", {"type": "text", "text": "<user_query>\nThat works, thanks!\n</user_query>"})
+    hears("assistant", {"type": "tool_use", "name": "Shell", "input": {"command": "git commit -am mended"}})
+    Sessions(memory).learn_from(path, client="cursor", over="session")
+
+    [run] = memory.store.all_trajectories()
+    assert (run.task, run.client, run.succeeded) == ("Mend the tests of the shop", "cursor", True)
+
+
+def test_the_end_of_a_conversation_of_cursor_ends_its_session(memory: Memory, tmp_path: Path) -> None:
+    path = tmp_path / "c.jsonl"
+    call = {"type": "tool_use", "name": "Shell", "input": {"command": "make start"}}
+    lines = [("user", {"type": "text", "text": "Start the shop"}), ("assistant", call)]
+    path.write_text("".join(json.dumps({"role": r, "message": {"content": [b]}}) + "\n" for r, b in lines))
+    spool = memory.settings.directory / "run" / "spool"
+    spool.mkdir(parents=True)
+    left = spool / "note.json"
+
+    for event, is_left in (("stop", True), ("sessionEnd", False)):
+        left.write_text(json.dumps({"client": "cursor", "event": event, "transcript": str(path)}))
+        take_up(memory)
+        assert left.exists() == is_left
+
+    assert [t.task for t in memory.store.all_trajectories()] == ["Start the shop"]
+
+
 # -- learning from transcripts ------------------------------------------------------------------------------
 
 

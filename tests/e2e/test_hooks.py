@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from memp_mcp.clients import Command
 from memp_mcp.store import Store
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Unix sockets and signals")
@@ -72,6 +73,36 @@ def hook(home: Path, event: str, **told: object) -> str:
     return str(json.loads(done.stdout)["hookSpecificOutput"]["additionalContext"]) if done.stdout else ""
 
 
+def cursor_hook(home: Path, event: str, **told: object) -> dict[str, str]:
+    """What Cursor reads, which runs the line that install has put in; always an object."""
+    common = {"hook_event_name": event, "conversation_id": "c", "cursor_version": "3.20.17", "transcript_path": None}
+    done = subprocess.run(
+        ["sh", "-c", Command((sys.executable, "-m", "memp_mcp")).hook("cursor", event, sys.platform)],
+        input=json.dumps(common | told),
+        text=True,
+        capture_output=True,
+        check=True,
+        env=environment(home),
+    )
+    assert done.stderr == ""
+    said = json.loads(done.stdout)
+    assert said.keys() <= {"additional_context"}, "anything else could stop a prompt, or send one"
+    return dict(said)
+
+
+def cursor_transcript(path: Path) -> Path:
+    """A conversation of Cursor in which the tests passed."""
+    call: dict[str, object] = {"type": "tool_use", "name": "Shell", "input": {"command": "./ship sign && pytest"}}
+    lines: list[tuple[str, dict[str, object]]] = [
+        ("user", {"type": "text", "text": f"<user_query>\n{TASK}\n</user_query>"}),
+        ("assistant", call),
+        ("user", {"type": "tool_result", "content": PASSED}),
+    ]
+    texts = (json.dumps({"role": role, "message": {"content": [block]}}) + "\n" for role, block in lines)
+    path.write_text("".join(texts), encoding="utf-8")
+    return path
+
+
 def transcript(path: Path) -> Path:
     """A session of Codex in which the tests passed."""
     item = {"type": "CommandExecution", "id": "c1", "command": ["bash", "-lc", "./ship sign && pytest"]}
@@ -122,6 +153,31 @@ def test_a_session_is_learnt_from_and_helps_the_next_one(home: Path, tmp_path: P
         process.stdin.close()
         assert process.wait(SECONDS) == 0
         assert not list((home / "run").glob("*.sock"))
+
+
+def test_a_conversation_of_cursor_is_learnt_from_and_helps_the_next_one(home: Path, tmp_path: Path) -> None:
+    with server(home):
+        assert cursor_hook(home, "sessionStart") == {}
+        assert cursor_hook(home, "stop", status="completed") == {}
+        ended = cursor_transcript(tmp_path / "0b0d6c1e-8a4f-4f1e-9d8e-2b7f1c3a9e10.jsonl")
+        assert cursor_hook(home, "stop", status="completed", transcript_path=str(ended)) == {}
+        until(lambda: tasks(home))
+
+        told: dict[str, str] = {}
+
+        def recalled() -> bool:
+            conversation = str(time.time())
+            prompt = "Publish version 2.0 of the shop app"
+            assert cursor_hook(home, "beforeSubmitPrompt", prompt=prompt, conversation_id=conversation) == {}
+            answer = {"tool_name": "Read", "tool_output": "{}", "conversation_id": conversation}
+            told.update(cursor_hook(home, "postToolUse", **answer))
+            return bool(told)
+
+        until(recalled)
+        assert "ship sign" in told["additional_context"]
+        assert "recall_procedure(task)" in cursor_hook(home, "sessionStart")["additional_context"]
+        assert cursor_hook(home, "sessionEnd", reason="completed") == {}
+        assert tasks(home) == [TASK]
 
 
 def test_what_a_killed_server_left_is_taken_up_by_the_next(home: Path, tmp_path: Path) -> None:
