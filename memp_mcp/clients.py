@@ -16,11 +16,13 @@ Two parts are put in: the **server**, an entry that starts ``memp-mcp``, and whe
 - Qwen Code 0.24 (run): settings.json in ~/.qwen or QWEN_HOME holds both (qwenlm.github.io/qwen-code-docs).
 - Gemini CLI 0.61 (run): settings.json in .gemini of the home directory or GEMINI_CLI_HOME holds both; its events have
   names of their own (geminicli.com/docs/hooks/reference).
-- Cursor: ~/.cursor/mcp.json (cursor.com/docs/mcp). Its hooks are left alone: the documented answer to
-  beforeSubmitPrompt can only stop a prompt, and sessionStart comes before there is one (cursor.com/docs/hooks).
+- Cursor, by its documentation and not run with the real client: ~/.cursor/mcp.json (cursor.com/docs/mcp) and
+  hooks.json beside it (cursor.com/docs/hooks), whose hooks stand in the list of their event itself and whose
+  ``version`` is 1; without one, or with an event that it does not know, it is said to load none of them. It can be set
+  to run Claude Code's hooks as well (cursor.com/docs/reference/third-party-hooks); hook.py is silent at those.
 - VS Code: mcp.json in the folder User of its profile, ``servers`` with a type
-  (code.visualstudio.com/docs/copilot/reference/mcp-configuration). Its hooks, a preview, are left alone: that
-  of a prompt adds nothing to it (code.visualstudio.com/docs/agent-customization/hooks).
+  (code.visualstudio.com/docs/copilot/reference/mcp-configuration). Its hooks are left alone: they are a preview whose
+  form may change, and that of a prompt adds nothing to it (code.visualstudio.com/docs/agent-customization/hooks).
 - Windsurf: ~/.codeium/windsurf/mcp_config.json (docs.windsurf.com/windsurf/cascade/mcp).
 - Zed: ``context_servers`` of settings.json in ~/.config/zed, XDG_CONFIG_HOME/zed on Linux, %APPDATA%/Zed
   (zed.dev/docs/configuring-zed, zed.dev/docs/ai/mcp).
@@ -53,6 +55,7 @@ _OUR_HOOK = re.compile(r"""memp[-_]mcp(?:\.exe)?["']?\s+hook\s+\w+\s+--client\s"
 _OUR_WORD = re.compile(r"(?:^|[/\\\s])memp[-_]mcp(?:\.exe)?(?:$|[\s\[@=<>~!])")
 _OUR_ADDRESS = re.compile(r"http://(?:127\.0\.0\.1|localhost|\[::1\]):8765/mcp/?")
 _ADDRESSES = ("url", "httpUrl", "serverUrl")
+_VERSION = {"version": 1}  # what a file of hooks begins with where they are flat
 _REMOTE = {  # what the clients know of a server that is somewhere else, and a program has no use for
     *_ADDRESSES, "auth", "authProviderType", "bearer_token_env_var", "env_http_headers", "headers", "headersHelper",
     "http_headers", "oauth", "oauth_resource", "tcp",
@@ -122,8 +125,8 @@ class Client(NamedTuple):
 
     *folder* tells that it is there, and so does the *program*; *server* is the file with the entry, which stands at
     *path* and is an *entry* as *adding* writes it; *names* are what it calls itself, or how that begins, in lower case;
-    *hooks* is the file with the hooks, whose time it counts in *ticks* to the second; *plugin* is what brings both
-    without this program's doing.
+    *hooks* is the file with the hooks, whose time it counts in *ticks* to the second, and which are *flat* where they
+    stand in an event's list themselves, not in groups; *plugin* is what brings both without this program's doing.
     """
 
     title: str
@@ -137,6 +140,7 @@ class Client(NamedTuple):
     hooks: Callable[[Host], Path] | None = None
     events: tuple[str, ...] = ()
     ticks: int = 1
+    flat: bool = False
     advice: str = ""
     plugin: str = ""
 
@@ -334,7 +338,18 @@ CLIENTS: Mapping[str, Client] = {
         events=("SessionStart", "BeforeAgent", "AfterTool", "AfterAgent", "SessionEnd"),
         ticks=1000,
     ),
-    "cursor": Client("Cursor", "cursor", _cursor, _below(_cursor, "mcp.json"), _SERVERS, _usual, ("cursor",)),
+    "cursor": Client(
+        "Cursor",
+        "cursor",
+        _cursor,
+        _below(_cursor, "mcp.json"),
+        _SERVERS,
+        _usual,
+        ("cursor",),
+        hooks=_below(_cursor, "hooks.json"),
+        events=("sessionStart", "beforeSubmitPrompt", "postToolUse", "postToolUseFailure", "stop", "sessionEnd"),
+        flat=True,
+    ),
     "vscode": Client(
         "VS Code",
         "code",
@@ -404,12 +419,14 @@ def put(client: str, file: Path, text: str, found: Found) -> str:
         text = _put_entry(CLIENTS[client].path, file, text, found.entry)
     if not found.hooks:
         return text
+    is_flat = CLIENTS[client].flat
     for event, line in reversed(tuple(found.hooks.items())):  # each comes first, so the last to come is on top
-        wanted = {"type": "command", "command": line, "timeout": _timeout(client, event)}
+        wanted = {**({} if is_flat else {"type": "command"}), "command": line, "timeout": _timeout(client, event)}
         own = [old for name, _, old in _own_hooks(_read(file, text)) if name == event]
         if own != [wanted]:
-            text = json_edit.prepend(_without_hooks(text, event), ("hooks", event), {"hooks": [wanted]})
-    return text
+            stands = wanted if is_flat else {"hooks": [wanted]}
+            text = json_edit.prepend(_without_hooks(text, event), ("hooks", event), stands)
+    return _with_version(text) if is_flat else text
 
 
 def take_out(client: str, file: Path, text: str, wanted: Sequence[Part], before: str | None) -> str:
@@ -433,7 +450,7 @@ def take_out(client: str, file: Path, text: str, wanted: Sequence[Part], before:
         text = _drop_entry(CLIENTS[client].path, file, text, known)
     for event in found.hooks:
         text = _pruned(_without_hooks(text, event), ("hooks", event), known)
-    return text
+    return _without_version(text, known) if found.hooks and CLIENTS[client].flat else text
 
 
 def wanted_entry(entry: Entry, present: Any) -> Entry:
@@ -501,11 +518,17 @@ def _own_hooks(data: Any) -> Iterator[tuple[str, tuple[json_edit.Key, ...], Entr
     """The hooks that are ours: event, where it stands (with its group, if that holds nothing else), and itself."""
     for event, groups in _each(_at(data, ("hooks",))):
         for g, group in _each(groups):
+            if _is_own_hook(group):
+                yield str(event), ("hooks", event, g), group
             hooks = _at(group, ("hooks",))
             for h, hook in _each(hooks):
-                line = _at(hook, ("command",))
-                if isinstance(line, str) and _OUR_HOOK.search(line):
+                if _is_own_hook(hook):
                     yield str(event), ("hooks", event, g, *(("hooks", h) if len(hooks) > 1 else ())), hook
+
+
+def _is_own_hook(hook: Any) -> bool:
+    line = _at(hook, ("command",))
+    return isinstance(line, str) and _OUR_HOOK.search(line) is not None
 
 
 def _each(value: Any) -> Iterable[tuple[json_edit.Key, Any]]:
@@ -519,6 +542,18 @@ def _without_hooks(text: str, event: str) -> str:
     while own := [path for name, path, _ in _own_hooks(json_edit.read(text)) if name == event]:
         text = json_edit.drop(text, own[-1])
     return text
+
+
+def _with_version(text: str) -> str:
+    [(key, version)] = _VERSION.items()
+    return text if key in json_edit.read(text) else json_edit.put(text, (key,), version)
+
+
+def _without_version(text: str, known: Any) -> str:
+    """The text without the version, where that was not known before and nothing else needs it."""
+    [key] = _VERSION
+    is_all = json_edit.read(text) == _VERSION
+    return json_edit.drop(text, (key,)) if is_all and _at(known, (key,)) is None else text
 
 
 def _pruned(text: str, path: Sequence[str], known: Any) -> str:

@@ -88,7 +88,17 @@ model = "gpt-6-mini"
 }
 """
     },
-    "cursor": {".cursor/mcp.json": '{\n    "mcpServers": {\n    }\n}\n'},
+    "cursor": {
+        ".cursor/mcp.json": '{\n    "mcpServers": {\n    }\n}\n',
+        ".cursor/hooks.json": """{
+  "version": 1,
+  "hooks": {
+    "stop": [{"command": "./hooks/audit.sh", "loop_limit": 3}],
+    "afterFileEdit": []
+  }
+}
+""",
+    },
     "vscode": {
         ".config/Code/User/mcp.json": """{
 \t// ask for it once
@@ -141,6 +151,7 @@ HOOKS = {
     "codex": ".codex/hooks.json",
     "qwen-code": ".qwen/settings.json",
     "gemini-cli": ".gemini/settings.json",
+    "cursor": ".cursor/hooks.json",
 }
 
 
@@ -190,7 +201,7 @@ class Machine:
     def hooks(self, client: str, event: str) -> list[str]:
         """All commands that a client runs at an event."""
         groups = self.data(HOOKS[client]).get("hooks", {}).get(event, [])
-        return [hook["command"] for group in groups for hook in group["hooks"]]
+        return [hook["command"] for group in groups for hook in group.get("hooks", [group])]
 
     def run(self, *argv: str, code: int = 0) -> str:
         """What a command prints."""
@@ -255,7 +266,7 @@ def test_install_puts_in_a_hook_for_each_event_beside_those_that_are_there(machi
 
 @pytest.mark.parametrize(
     ("client", "timeout", "at_the_end"),
-    [("claude-code", 5, 5), ("codex", 5, 3), ("qwen-code", 5000, 5000), ("gemini-cli", 5000, 5000)],
+    [("claude-code", 5, 5), ("codex", 5, 3), ("qwen-code", 5000, 5000), ("gemini-cli", 5000, 5000), ("cursor", 5, 5)],
 )
 def test_a_hook_is_ended_after_seconds_as_the_client_counts_them(
     machine: Machine, client: str, timeout: int, at_the_end: int
@@ -265,8 +276,62 @@ def test_a_hook_is_ended_after_seconds_as_the_client_counts_them(
     machine.run("install", client)
 
     hooks = machine.data(HOOKS[client])["hooks"]
-    timeouts = {event: groups[0]["hooks"][0]["timeout"] for event, groups in hooks.items()}
+    timeouts = {event: groups[0].get("hooks", groups)[0]["timeout"] for event, groups in hooks.items()}
     assert timeouts == {event: at_the_end if event == "SessionEnd" else timeout for event in CLIENTS[client].events}
+
+
+def test_cursors_hooks_stand_in_the_list_of_their_event_in_a_file_with_a_version(machine: Machine) -> None:
+    machine.has("cursor")
+
+    machine.run("install", "cursor")
+
+    hooks = {
+        event: [{"command": f"{program()} hook {event} --client cursor || true", "timeout": 5}]
+        for event in CLIENTS["cursor"].events
+    }
+    assert machine.data(".cursor/hooks.json") == {"version": 1, "hooks": hooks}
+    assert machine.files()[".cursor/hooks.json"].startswith('{\n  "version": 1,\n  "hooks"')
+    [state] = json.loads(machine.run("status", "--json"))
+    assert (state["hooks"], state["hooks_missing"]) == (list(CLIENTS["cursor"].events), [])
+
+
+THEIRS = '"hooks": {"stop": [{"command": "say done"}]}'
+
+
+@pytest.mark.parametrize("text", [f"{{{THEIRS}}}", f'{{"version": 1, {THEIRS}}}', '{"version": 1}', "{}"])
+def test_the_version_of_cursors_hooks_goes_only_where_it_was_not_before_and_is_not_needed(
+    machine: Machine, text: str
+) -> None:
+    machine.has("cursor")
+    file = machine.write(".cursor/hooks.json", text)
+
+    machine.run("install", "cursor")
+    assert machine.data(".cursor/hooks.json")["version"] == 1
+    machine.run("uninstall", "cursor")
+    assert file.read_text() == text
+
+    machine.run("install", "cursor")
+    data = machine.data(".cursor/hooks.json")
+    data["hooks"].setdefault("sessionEnd", []).append({"command": "say good-bye"})
+    machine.write(".cursor/hooks.json", json.dumps(data))
+    machine.run("uninstall", "cursor")
+    assert machine.data(".cursor/hooks.json")["version"] == 1
+    assert machine.hooks("cursor", "sessionEnd") == ["say good-bye"]
+
+
+@pytest.mark.parametrize("begins", [{"seen": 1}, {}])
+def test_cursors_hooks_that_somebody_has_written_anew_go_with_their_version(
+    machine: Machine, begins: dict[str, Any]
+) -> None:
+    machine.has("cursor")
+    machine.run("install", "cursor")
+    machine.write(".cursor/hooks.json", json.dumps({**begins, **machine.data(".cursor/hooks.json")}))
+
+    machine.run("uninstall", "cursor")
+
+    left = machine.files().get(".cursor/hooks.json")
+    assert json.loads(left or "{}") == ({**begins, "version": 1} if begins else {})
+    assert (left is None) == (not begins)
 
 
 @pytest.mark.parametrize("client", CLIENTS)
@@ -525,13 +590,13 @@ def test_uninstall_leaves_what_the_client_has_written_into_a_file_that_install_m
 
 
 def test_the_kept_file_goes_with_the_entry_whoever_takes_that_out(machine: Machine) -> None:
-    machine.has_configured("cursor")
-    machine.run("install", "cursor")
-    machine.write(".cursor/mcp.json", '{"mcpServers": {"theirs": {"command": "x"}}}')
+    machine.has_configured("windsurf")
+    machine.run("install", "windsurf")
+    machine.write(".codeium/windsurf/mcp_config.json", '{"mcpServers": {"theirs": {"command": "x"}}}')
 
-    assert "mcp.json.before-memp is gone" in machine.run("uninstall", "cursor")
+    assert "mcp_config.json.before-memp is gone" in machine.run("uninstall", "windsurf")
 
-    assert machine.files() == {".cursor/mcp.json": '{"mcpServers": {"theirs": {"command": "x"}}}'}
+    assert machine.files() == {".codeium/windsurf/mcp_config.json": '{"mcpServers": {"theirs": {"command": "x"}}}'}
 
 
 def test_a_kept_file_whose_successor_is_gone_goes_too(machine: Machine) -> None:
@@ -777,6 +842,16 @@ def test_no_hooks_means_the_server_alone_also_afterwards(machine: Machine) -> No
     assert machine.entry("claude-code")
 
 
+def test_without_hooks_the_file_that_had_nothing_else_is_gone(machine: Machine) -> None:
+    machine.has("cursor")
+    machine.run("install", "cursor")
+
+    machine.run("install", "cursor", "--no-hooks")
+
+    assert machine.entry("cursor")
+    assert not (machine.home / ".cursor/hooks.json").exists()
+
+
 def test_without_hooks_nothing_but_the_entry_is_left_in_a_file_of_both(machine: Machine) -> None:
     machine.has_configured("gemini-cli")
     machine.run("install", "gemini-cli")
@@ -799,8 +874,9 @@ def test_a_memory_elsewhere_goes_into_the_entry_and_the_hooks_and_stays(machine:
 
     assert machine.entry(client)[name] == {"MEMP_HOME": "/my memory"}
     if client in HOOKS:
-        [own] = [line for line in machine.hooks(client, "SessionStart") if "memp-mcp" in line]
-        assert own.endswith(f"hook SessionStart --client {client} --home '/my memory' || true")
+        start = CLIENTS[client].events[0]
+        [own] = [line for line in machine.hooks(client, start) if "memp-mcp" in line]
+        assert own.endswith(f"hook {start} --client {client} --home '/my memory' || true")
 
 
 def test_the_home_that_is_set_for_the_shell_is_set_for_the_client(
@@ -825,12 +901,12 @@ def test_what_is_left_to_do_is_said(machine: Machine) -> None:
 
 
 def test_the_changes_are_data_with_json(machine: Machine) -> None:
-    machine.has("cursor")
+    machine.has("windsurf")
 
-    [change] = json.loads(machine.run("install", "cursor", "--json"))
+    [change] = json.loads(machine.run("install", "windsurf", "--json"))
 
-    file = str(machine.home / ".cursor/mcp.json")
-    assert (change["client"], change["file"], change["written"]) == ("cursor", file, True)
+    file = str(machine.home / ".codeium/windsurf/mcp_config.json")
+    assert (change["client"], change["file"], change["written"]) == ("windsurf", file, True)
     assert change["diff"].startswith(f"--- {os.devnull}\n+++ {file}\n")
 
 
@@ -1002,7 +1078,7 @@ def test_status_names_the_address_or_the_other_program(machine: Machine) -> None
 
     cursor, windsurf, opencode = (" ".join(line.split()) for line in machine.run("status").splitlines()[-3:])
 
-    assert cursor == "cursor yes http://127.0.0.1:8765/mcp"
+    assert cursor == "cursor yes off http://127.0.0.1:8765/mcp"
     assert windsurf == "windsurf another program https://memory.example/mcp"
     assert opencode == "opencode another program other-prog a (is not there)"
 
