@@ -16,10 +16,11 @@ Two parts are put in: the **server**, an entry that starts ``memp-mcp``, and whe
 - Qwen Code 0.24 (run): settings.json in ~/.qwen or QWEN_HOME holds both (qwenlm.github.io/qwen-code-docs).
 - Gemini CLI 0.61 (run): settings.json in .gemini of the home directory or GEMINI_CLI_HOME holds both; its events have
   names of their own (geminicli.com/docs/hooks/reference).
-- Cursor, by its documentation and not run with the real client: ~/.cursor/mcp.json (cursor.com/docs/mcp) and
-  hooks.json beside it (cursor.com/docs/hooks), whose hooks stand in the list of their event itself and whose
-  ``version`` is 1; without one, or with an event that it does not know, it is said to load none of them. It can be set
-  to run Claude Code's hooks as well (cursor.com/docs/reference/third-party-hooks); hook.py is silent at those.
+- Cursor, by its documentation as of September 2026 and not run with the real client: ~/.cursor/mcp.json
+  (cursor.com/docs/mcp) and hooks.json beside it (cursor.com/docs/hooks), whose hooks stand in the list of their event
+  itself and whose ``version`` is 1; without one, or with an event that it does not know, it is said to load none of
+  them. It can be set to run Claude Code's hooks as well (cursor.com/docs/reference/third-party-hooks); hook.py is
+  silent at those.
 - VS Code: mcp.json in the folder User of its profile, ``servers`` with a type
   (code.visualstudio.com/docs/copilot/reference/mcp-configuration). Its hooks are left alone: they are a preview whose
   form may change, and that of a prompt adds nothing to it (code.visualstudio.com/docs/agent-customization/hooks).
