@@ -361,7 +361,7 @@ def _mine(name: str) -> str:
 
 def claims() -> str:
     """What the README says first, each with the command that says it."""
-    return table(("what", "figure", "by"), [*_of_learning(), *_of_finding(), *_of_cost()])
+    return table(("what", "figure", "by"), [*_of_learning(), *_of_finding(), *_of_keeping(), *_of_cost()])
 
 
 def _of_learning() -> list[tuple[str, str, str]]:
@@ -415,6 +415,18 @@ def _of_finding() -> list[tuple[str, str, str]]:
 def _refused(rows: Iterable[Mapping[str, Any]]) -> float:
     """Of what a memory is not about; each kind of text weighs the same."""
     return statistics.fmean(r["refused_shipped"] for r in rows if r["kind"] == "unrelated")
+
+
+def _of_keeping() -> list[tuple[str, str, str]]:
+    soak = {row["what"]: row["figure"] for row in told("soak")["results"]["soak"]}
+    lost = soak["acknowledged trajectories lost"] + soak["acknowledged revisions lost"]
+    return [
+        (
+            f"acknowledged writes lost when {_number(soak['servers'])} servers on one memory are killed at any moment",
+            f"{_number(lost)} of {_number(soak['acknowledged writes'])}, by {_number(soak['killed'])} kills",
+            "`python -m benchmarks.soak --writes 5000 --kills 100`",
+        ),
+    ]
 
 
 def _of_cost() -> list[tuple[str, str, str]]:
