@@ -655,10 +655,10 @@ def opencode_export(folder: Path) -> Path:
 def opencode_database(folder: Path) -> Path:
     file = folder / "opencode.db"
     with closing(sqlite3.connect(file)) as db, db:
-        db.execute("CREATE TABLE session (id, directory)")
+        db.execute("CREATE TABLE session (id, directory, time_created)")
         db.execute("CREATE TABLE message (id, session_id, data)")
         db.execute("CREATE TABLE part (id, message_id, session_id, data)")
-        db.execute("INSERT INTO session VALUES ('ses_1', '/home/me/shop')")
+        db.execute("INSERT INTO session VALUES ('ses_1', '/home/me/shop', 1)")
         for info, parts in OPENCODE:
             db.execute("INSERT INTO message VALUES (?, 'ses_1', ?)", (info["id"], json.dumps(info)))
             for place, part in enumerate(parts):
@@ -675,6 +675,55 @@ def test_a_session_of_opencode_is_the_same_however_it_is_kept(tmp_path: Path, ke
 
     assert (run.task, run.steps) == ("Publish the shop", OPENCODE_STEPS)
     assert (run.client, run.model, run.project) == ("opencode", "gpt-x", "shop")
+
+
+def opencode_prompt(folder: Path, text: str, *, steps: int = 1, **more: object) -> Path:
+    """An export of a session with a prompt and so many steps."""
+    info = OPENCODE[0][0] | {"time": {"created": 1795740179094}} | more
+    done, parts = OPENCODE[1]
+    messages = [
+        {"info": info, "parts": [{"type": "text", "text": text}]},
+        {"info": done, "parts": [part for part in parts if part["type"] == "tool"][:steps]},
+    ]
+    return written(folder / "export.json", [{"info": SESSION, "messages": messages}])
+
+
+def test_a_session_of_opencode_that_has_grown_keeps_its_id(tmp_path: Path) -> None:
+    [early] = told(opencode_prompt(tmp_path, "Publish the shop"))
+    [late] = told(opencode_prompt(tmp_path, "Publish the shop", steps=2))
+    [other] = told(opencode_prompt(tmp_path, "Publish the shop", time={"created": 1795740186371}))
+
+    assert (len(early.steps), len(late.steps), early.id) == (1, 2, late.id)
+    assert other.id != early.id
+
+
+@pytest.mark.parametrize(
+    ("kept", "task"),
+    [
+        (r'"Publish the \"shop\" from C:\shop"', r'Publish the "shop" from C:\shop'),
+        ('Publish "the shop"', 'Publish "the shop"'),
+        ('"the shop" and "the farm"', '"the shop" and "the farm"'),
+        ('"Publish"', '"Publish"'),
+    ],
+)
+def test_a_prompt_is_read_without_the_marks_that_opencode_run_puts_around_it(
+    tmp_path: Path, kept: str, task: str
+) -> None:
+    [run] = told(opencode_prompt(tmp_path, kept))
+
+    assert run.task == task
+
+
+def test_the_oldest_session_in_a_database_of_opencode_comes_first(tmp_path: Path) -> None:
+    file = opencode_database(tmp_path)
+    with closing(sqlite3.connect(file)) as db, db:
+        db.execute("INSERT INTO session VALUES ('ses_0', '/home/me/farm', 2)")
+        for info, parts in OPENCODE:
+            db.execute("INSERT INTO message VALUES (?, 'ses_0', ?)", (f"{info['id']}0", json.dumps(info)))
+            for place, part in enumerate(parts):
+                db.execute("INSERT INTO part VALUES (?, ?, 'ses_0', ?)", (place, f"{info['id']}0", json.dumps(part)))
+
+    assert [run.project for run in told(file, project="auto")] == ["shop", "farm"]
 
 
 def test_a_damaged_part_of_opencode_costs_only_itself(tmp_path: Path) -> None:

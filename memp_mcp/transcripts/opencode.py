@@ -3,24 +3,27 @@ r"""opencode's sessions, in the three ways in which it has kept them.
 Files, a session being spread over a folder (``~/.local/share/opencode/storage``)::
 
     session/<project>/ses_….json    {"id": "ses_…", "projectID": "…", "directory": "…", "parentID"?: "ses_…", …}
-    message/<session>/msg_….json    {"id": "msg_…", "role": "user" | "assistant", "modelID"?: "…", "summary"?: {…}}
+    message/<session>/msg_….json    {"id": "msg_…", "role": "user" | "assistant", "modelID"?: "…", "summary"?: {…},
+                                     "time": {"created": milliseconds}}
     part/<message>/prt_….json       {"type": "text" | "reasoning", "text": "…", "synthetic"?: true} |
                                     {"type": "tool", "callID": "…", "tool": "bash", "state": {
                                         "status": "completed" | "error", "input": {…}, "output"?: "…", "error"?: "…",
                                         "metadata"?: {"exit"?: 0}}} | …
 
 (the oldest have all parts in one folder, with a messageID); a database, ``~/.local/share/opencode/opencode.db``, with
-the tables session (id, directory), message (id, session_id, data) and part (message_id, data), data being the same
-JSON; and what ``opencode export`` writes::
+the tables session (id, directory, time_created), message (id, session_id, data) and part (message_id, data), data being
+the same JSON; and what ``opencode export`` writes::
 
     {"info": {session}, "messages": [{"info": {message}, "parts": [{part}, …]}]}
 
-Ids rise with time. A session that another one has started (parentID) is a session of its own.
+Ids rise with time, those of sessions fall. A session that another one has started (parentID) is a session of its own.
+``opencode run`` puts a prompt with a space in it into quotation marks, without which it is read.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -34,6 +37,7 @@ from memp_mcp.transcripts.session import About, Call, Event, Result, Said, promp
 
 CLIENT = "opencode"
 SQLITE = b"SQLite format 3\x00"
+_QUOTED = re.compile(r'"((?:[^"\\]|\\.)*)"', re.DOTALL)
 
 
 class _State(BaseModel):
@@ -60,6 +64,13 @@ class _Info(BaseModel):
     modelID: Word = ""  # noqa: N815 - the name it has in the file
     directory: Word = ""
     summary: object = None
+    time: object = None
+
+    @property
+    def created(self) -> str:
+        """The moment of a message, as it stands there; empty where it does not."""
+        moment = self.time.get("created") if isinstance(self.time, dict) else None
+        return str(moment or "")
 
     @property
     def told(self) -> str:
@@ -115,7 +126,8 @@ def sessions(database: Path) -> Iterator[dict[str, object]]:
         sqlite3.Error: it is none of opencode's, or damaged.
     """
     with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True)) as connection:
-        for session_id, folder in connection.execute("SELECT id, directory FROM session ORDER BY id").fetchall():
+        found = connection.execute("SELECT id, directory FROM session ORDER BY time_created")
+        for session_id, folder in found.fetchall():
             messages = connection.execute(
                 "SELECT id, data FROM message WHERE session_id = ? ORDER BY id", (session_id,)
             )
@@ -183,9 +195,15 @@ def _message(info: _Info, parts: list[_Part]) -> Iterator[Event]:
     yield About(model=info.modelID if info.role == "assistant" else "")
     if info.role == "user":
         texts = [p.text for p in parts if p.type == "text" and not p.synthetic]
-        yield from prompt("\n".join(texts) if parts else info.told)
+        yield from prompt(_unquoted("\n".join(texts)) if parts else info.told, info.created)
     for part in parts:
         yield from _part(part, info.role)
+
+
+def _unquoted(text: str) -> str:
+    """What a user gave to ``opencode run``; any other text as it is."""
+    quoted = _QUOTED.fullmatch(text) if " " in text else None
+    return quoted[1].replace('\\"', '"') if quoted else text
 
 
 def _part(part: _Part, role: str) -> Iterator[Event]:
