@@ -24,7 +24,7 @@ from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory, Recall
 from memp_mcp.models import Procedure, Step, Trajectory, storable
 from memp_mcp.shown import Recalled, Shown
-from memp_mcp.transcripts import session
+from memp_mcp.transcripts import gemini_cli, session
 from memp_mcp.transcripts.found import in_project
 
 log = logging.getLogger(__name__)
@@ -299,6 +299,8 @@ def _failed(event: str, told: dict[str, Any]) -> tuple[str, str]:
     response = told.get("tool_response") or _parsed(told.get("tool_output")) or told.get("error")
     response = response or told.get("error_message")
     failed = True if event in _FAILURES else _exit_told(response)
+    if failed is None and event == "AfterTool":
+        failed = gemini_cli.report_failed(name, _text(response))
     if failed is None and (event == "postToolUse" or evidence.only_reads(action)):
         return action, ""  # an error that it shows is not its own
     return action, evidence.failure(Step(action=action, observation=_text(response), failed=failed)) or ""

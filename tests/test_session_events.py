@@ -190,6 +190,18 @@ def test_only_an_error_of_the_command_itself_is_looked_up(
     assert bool(told) == helped
 
 
+@pytest.mark.parametrize(("ended", "helped"), [("Exit Code: 1\n", True), ("", False)])
+def test_gemini_cli_says_only_of_a_command_that_failed_how_it_ended(
+    taught: Memory, ended: str, *, helped: bool
+) -> None:
+    report = f"<untrusted_context>\nOutput: {ERROR}\n{ERROR}\n{ended}Process Group PGID: 7\n</untrusted_context>"
+    command = {"tool_name": "run_shell_command", "tool_input": {"command": "./ship 3"}}
+
+    told = ask(taught, "AfterTool", **command, tool_response={"llmContent": report, "returnDisplay": ERROR})
+
+    assert bool(told) == helped
+
+
 def test_the_start_of_a_session_is_one_line_or_silence(open_memory: OpenMemory) -> None:
     memory = open_memory(project="shop")
     assert not ask(memory, "SessionStart")

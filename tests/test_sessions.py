@@ -423,8 +423,8 @@ def gemini(message_id: str, **more: Any) -> Line:
     return {"id": message_id, "type": "gemini", "content": "", "model": "gemini-x"} | more
 
 
-def gemini_call(command: str, output: str, status: str = "success") -> Line:
-    wrapped = f"<untrusted_context>\n{output}\n</untrusted_context>"
+def gemini_call(command: str, output: str, status: str = "success", *, hook: str = "") -> Line:
+    wrapped = f"<untrusted_context>\n{output}\n</untrusted_context>{hook}"
     response = {"functionResponse": {"id": "c", "response": {"output": wrapped}}}
     return {
         "id": command,
@@ -459,6 +459,26 @@ def test_a_message_of_gemini_that_is_written_again_counts_once(tmp_path: Path) -
         Step(action="run_shell_command: make", observation="Output: x\nExit Code: 1", thought="I build.", failed=True),
         Step(action="run_shell_command: make all", observation="stopped", failed=True),
     )
+
+
+@pytest.mark.parametrize(
+    ("report", "failed"),
+    [
+        ("Output: made\nProcess Group PGID: 7", False),
+        ("Output: (empty)\nExit Code: 2\nProcess Group PGID: 7", True),
+        ("Output: killed\nSignal: 9", None),
+        ("Command moved to background (PID: 7). Output hidden.", None),
+    ],
+)
+def test_a_shell_of_gemini_tells_only_of_a_failure_how_a_command_ended(
+    tmp_path: Path, report: str, *, failed: bool | None
+) -> None:
+    asked = {"id": "1", "type": "user", "content": "Publish the shop"}
+    lines = [GEMINI_HEAD, asked, gemini("2", toolCalls=[gemini_call("make", report)])]
+
+    [run] = told(written(tmp_path / "s.jsonl", lines))
+
+    assert [step.failed for step in run.steps] == [failed]
 
 
 def test_an_old_session_of_gemini_is_one_document(tmp_path: Path) -> None:
@@ -513,7 +533,7 @@ def gemini_with_hook(folder: Path) -> Path:
     context = f"<hook_context>{marked}</hook_context>"
     begun = {"id": "0", "type": "user", "content": [{"text": "<hook_context>memp remembers much.</hook_context>"}]}
     asked = {"id": "1", "type": "user", "content": [{"text": "Publish the shop"}, {"text": context}]}
-    done = gemini("2", toolCalls=[gemini_call("make", f"made\n{context}")])
+    done = gemini("2", toolCalls=[gemini_call("make", "made", hook=f"\n\n{context}")])
     return written(folder / "s.jsonl", [GEMINI_HEAD, begun, asked, done])
 
 

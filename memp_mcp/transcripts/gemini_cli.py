@@ -11,7 +11,8 @@ One document::
 
 or lines: a header without messages; then the same messages, each written again whenever it changes, so that the last
 line with an id counts; ``{"$set": {…}}`` with other fields, among them the messages that the model is shown, which
-replace nothing that happened; and ``{"$rewindTo": "id"}``, after which that message and all later ones are void.
+replace nothing that happened; and ``{"$rewindTo": "id"}``, after which that message and all later ones are void. The
+report of a shell says since 0.61 only of a command that failed how it ended.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from memp_mcp.transcripts.session import About, Call, Event, Result, Said, promp
 
 CLIENT = "gemini-cli"
 _EXIT_CODE = re.compile(r"^Exit Code: (-?\d+)\s*$", re.MULTILINE)
-_UNTRUSTED = re.compile(r"\A\s*<untrusted_context>\n?|\n?</untrusted_context>\s*\Z")
+_SHELL = "run_shell_command"
+_REPORT = "Output: "
+_ENDED = re.compile(r"^(?:Exit Code|Error|Signal): ", re.MULTILINE)
+_UNTRUSTED = re.compile(r"\A\s*<untrusted_context>\n?|\n?</untrusted_context>\s*(?=\Z|<hook_context>)")
 
 
 class _ToolCall(BaseModel):
@@ -110,7 +114,7 @@ def _events(message: _Message) -> Iterator[Event]:
             yield Call(call.id, call.name, call.args)
             results = list(parts_events(call.result, by_user=True))
             text = "\n".join(r.text for r in results if isinstance(r, Result))
-            failed = True if call.status in {"error", "cancelled"} else exit_failed(text)
+            failed = True if call.status in {"error", "cancelled"} else report_failed(call.name, text)
             yield Result(call.id, text, failed)
 
 
@@ -137,7 +141,7 @@ def _response(answer: dict[str, object]) -> Result:
     response = answer.get("response")
     told = response if isinstance(response, dict) else {}
     error = told.get("error")
-    text = _UNTRUSTED.sub("", text_of(told.get("output") if error is None else error))
+    text = _trusted(text_of(told.get("output") if error is None else error))
     return Result(str(answer.get("id")), text, exit_failed(text) if error is None else True)
 
 
@@ -145,3 +149,16 @@ def exit_failed(text: object) -> bool | None:
     """Whether a shell's report says that the command failed; None where it names no exit code."""
     found = _EXIT_CODE.findall(text) if isinstance(text, str) else []
     return int(found[-1]) != 0 if found else None
+
+
+def report_failed(tool: str, text: str) -> bool | None:
+    """Whether what a tool returned says that a command failed; None where that tells nothing of it."""
+    failed = exit_failed(text)
+    if failed is None and tool == _SHELL and _trusted(text).startswith(_REPORT) and not _ENDED.search(text):
+        return False
+    return failed
+
+
+def _trusted(text: str) -> str:
+    """The text without what marks it off as somebody else's."""
+    return _UNTRUSTED.sub("", text)
