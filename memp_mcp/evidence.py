@@ -46,6 +46,10 @@ _EXIT = re.compile(
       |[\[(]exit(?:ed)?(?:\ code|\ status)?[\s:]+(-?\d{1,10})[\])]\s*$""",
     re.IGNORECASE | re.VERBOSE,
 )
+_NOTHING = re.compile(
+    r"(?:[A-Z][A-Za-z ]{1,30}: \((?:none|empty|root)\)|Process Group PGID: \d+|</?untrusted_context>)$"
+)
+"""The lines of a shell's report that tell nothing, as Qwen Code and Gemini CLI write it."""
 # Ranked: of several lines that match, the one that says most is the error. Each is matched at a line's start.
 _ERROR_LINES = tuple(
     re.compile(pattern)
@@ -96,7 +100,8 @@ def exited_well(step: Step) -> bool | None:
 def _lines(text: str) -> list[str]:
     if len(text) > 2 * _ENDS:
         text = f"{text[:_ENDS]}\n{text[-_ENDS:]}"
-    return [line[:_LINE].rstrip() for line in text.splitlines() if line.strip()]
+    lines = (line[:_LINE].rstrip() for line in text.splitlines() if line.strip())
+    return [line for line in lines if not _NOTHING.match(line)]
 
 
 def _told(text: str, lines: list[str]) -> bool | None:

@@ -28,6 +28,10 @@ DATA = Path(os.environ.get("TEST_DATA", Path(__file__).parents[2] / "shared" / "
 
 TRACEBACK = 'Traceback (most recent call last):\n  File "a.py", line 3, in <module>\n    f()\nValueError: no such slot'
 
+REPORT = "Command: ./brew\nDirectory: (root)\nOutput: {said}\nError: (none)\nExit Code: {code}\nSignal: (none)"
+"""Of a shell, as Qwen Code writes it."""
+GEMINI_REPORT = "<untrusted_context>\nOutput: {said}\nExit Code: 1\nProcess Group PGID: 29721\n</untrusted_context>"
+
 
 def said(observation: str, action: str = "python a.py", *, failed: bool | None = None) -> str | None:
     return failure(Step(action=action, observation=observation, failed=failed))
@@ -74,6 +78,11 @@ def kept(*told: tuple[str, str] | str) -> list[str]:
         ("<tool_use_error>File does not exist.</tool_use_error>", "File does not exist."),
         ("Nothing happens.", "Nothing happens."),
         ("Pre-commit validation failed: run the formatter", "Pre-commit validation failed: run the formatter"),
+        (REPORT.format(said="error: no water", code=1), "Output: error: no water"),
+        (REPORT.format(said="no water", code=1), "Output: no water"),
+        (REPORT.format(said="(empty)", code=1), "Command: ./brew"),
+        (GEMINI_REPORT.format(said="no water"), "Output: no water"),
+        (GEMINI_REPORT.format(said="(empty)"), "Exit Code: 1"),
     ],
 )
 def test_a_step_whose_observation_tells_of_a_failure_has_failed(observation: str, error: str) -> None:
@@ -102,6 +111,8 @@ def test_a_step_whose_observation_tells_of_a_failure_has_failed(observation: str
         "[1, 2]",
         "You put the mug 1 in/on the shelf 1.",
         "On the shelf 1, you see nothing.",
+        REPORT.format(said="12 cups", code=0),
+        REPORT.format(said="12 cups", code="(none)"),
     ],
 )
 def test_a_success_that_merely_mentions_errors_has_not_failed(observation: str) -> None:

@@ -138,6 +138,11 @@ def test_a_recall_that_is_withheld_leaves_only_its_id(open_memory: OpenMemory) -
             {"error": "Exit code 1\nerror: shop-3.zip is not signed, and policy 7 forbids unsigned releases"},
         ),
         (
+            "PostToolUseFailure",
+            {"error": "Command: ./ship 3\nDirectory: (root)\nOutput: error: not signed, and policy 7 forbids unsigned "
+                      "releases\nError: (none)\nExit Code: 1\nSignal: (none)\nProcess Group PGID: (none)"},
+        ),
+        (
             "AfterTool",
             {"tool_response": {"llmContent": "Output: (empty)\nError: not signed: policy 7 forbids unsigned releases\n"
                                "error: it is not signed, and policy 7 forbids unsigned releases\nExit Code: 1"}},
