@@ -1,8 +1,8 @@
-"""A model that says what it was told to say, behind the three wire formats that the clients speak.
+"""A model that says what it was told to say, behind the four wire formats that the clients speak.
 
-Anthropic Messages (Claude Code), OpenAI Responses (Codex) and Chat Completions (Qwen Code), each as a stream of
-server-sent events; Gemini CLI is left out. The script is a list of turns. Which turn is due is read off the request
-itself: one for each tool result in it since the last prompt.
+Anthropic Messages (Claude Code), OpenAI Responses (Codex), Chat Completions (Qwen Code, opencode) and Gemini's
+streamGenerateContent (Gemini CLI), each as a stream of server-sent events. The script is a list of turns. Which turn is
+due is read off the request itself: one for each tool result in it since the last prompt.
 """
 
 from __future__ import annotations
@@ -50,12 +50,13 @@ class Model:
 
     def answer(self, path: str, body: Json) -> Iterator[tuple[str, Json]]:
         """The events of the answer to a request, with their names."""
+        form = _FORMATS[_ending(path)]
         if not body.get("tools"):
-            return _FORMATS[path]("A title", body, 0)
+            return form("A title", body, 0)
         self.requests.append(body)
         place = _results(body)
         turn = self._script[place] if place < len(self._script) else "There is nothing more to do."
-        return _FORMATS[path](turn, body, place)
+        return form(turn, body, place)
 
     def close(self) -> None:
         """Stop."""
@@ -63,9 +64,15 @@ class Model:
         self._server.server_close()
 
 
+def conversation(body: Json) -> list[Json]:
+    """The messages of a request, without the tools that it offers."""
+    messages: list[Json] = body.get("messages") or body.get("input") or body.get("contents") or []
+    return messages
+
+
 def _results(body: Json) -> int:
     """How many results of tools the model has been shown since the last prompt."""
-    messages: list[Json] = body.get("messages") or body.get("input") or []
+    messages = conversation(body)
     last = max((i for i, message in enumerate(messages) if _is_prompt(message)), default=0)
     return sum(_results_in(message) for message in messages[last:])
 
@@ -73,9 +80,9 @@ def _results(body: Json) -> int:
 def _results_in(message: Json) -> int:
     if message.get("role") == "tool" or str(message.get("type", "")).endswith("_call_output"):
         return 1
-    content = message.get("content")
+    content = message.get("parts") or message.get("content")
     blocks = content if isinstance(content, list) else []
-    return sum(isinstance(block, dict) and block.get("type") == "tool_result" for block in blocks)
+    return sum(isinstance(b, dict) and (b.get("type") == "tool_result" or "functionResponse" in b) for b in blocks)
 
 
 def _is_prompt(message: Json) -> bool:
@@ -140,7 +147,25 @@ def _completions(turn: Turn, body: Json, place: int) -> Iterator[tuple[str, Json
     yield "", head | {"choices": [], "usage": usage}
 
 
-_FORMATS = {"/v1/messages": _messages, "/v1/responses": _responses, "/v1/chat/completions": _completions}
+def _generations(turn: Turn, body: Json, place: int) -> Iterator[tuple[str, Json]]:
+    call = None if isinstance(turn, str) else {"id": f"call_{place:024}", "name": turn.tool, "args": turn.arguments}
+    part = {"text": turn} if call is None else {"functionCall": call}
+    usage = {"promptTokenCount": 10, "candidatesTokenCount": 10, "totalTokenCount": 20}
+    candidate = {"index": 0, "content": {"role": "model", "parts": [part]}, "finishReason": "STOP"}
+    yield "", {"candidates": [candidate], "usageMetadata": usage}
+
+
+_FORMATS = {
+    "/v1/messages": _messages,
+    "/v1/responses": _responses,
+    "/v1/chat/completions": _completions,
+    ":streamGenerateContent": _generations,
+}
+
+
+def _ending(path: str) -> str:
+    """What a path ends with, of what is answered as a model does; nothing if it is another path."""
+    return next((ending for ending in _FORMATS if path.endswith(ending)), "")
 
 
 def _handler(model: Model) -> type[BaseHTTPRequestHandler]:
@@ -158,7 +183,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Answer as the model does; whatever else a client posts is of no interest."""
         path = self.path.partition("?")[0]
         body = json.loads(self.rfile.read(int(self.headers.get("Content-Length") or 0)) or b"{}")
-        if path not in _FORMATS:
+        if not _ending(path):
             self._send("application/json", b'{"input_tokens": 10}')
             return
         lines = []

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from endpoint import Call, Model
+from endpoint import Call, Json, Model
 
+from memp_mcp.clients import CLIENTS as KNOWN
 from memp_mcp.clients import Host, parts
 
 SECONDS = 180
@@ -38,6 +39,11 @@ class Client(NamedTuple):
     """What that tool calls its command."""
 
     @property
+    def events(self) -> tuple[str, ...]:
+        """Those at which it runs a hook of this program."""
+        return KNOWN[self.name].events
+
+    @property
     def program(self) -> Path:
         """Where it is installed."""
         cache = Path(os.environ.get("CLIENTS_CACHE") or "~/.cache/memp-mcp/clients").expanduser()
@@ -45,9 +51,11 @@ class Client(NamedTuple):
 
     def runs(self, command: str) -> Call:
         """The model has a command run."""
-        return Call(
-            self.shell, {self.argument: command} | ({"is_background": False} if self.name == "qwen-code" else {})
-        )
+        required: dict[str, Json] = {
+            "qwen-code": {"is_background": False},
+            "opencode": {"description": "Runs it"},
+        }
+        return Call(self.shell, {self.argument: command, **required.get(self.name, {})})
 
     def calls(self, tool: str, **arguments: object) -> list[Call]:
         """The model calls a tool of the memory; where it knows no more than the name, it loads the tool before that."""
@@ -59,6 +67,10 @@ class Client(NamedTuple):
                 ]
             case "codex":
                 return [Call(f"mcp__memp/{tool}", arguments)]
+            case "gemini-cli":
+                return [Call(f"mcp_memp_{tool}", arguments)]
+            case "opencode":
+                return [Call(f"memp_{tool}", arguments)]
         return [
             Call("tool_search", {"query": f"select:mcp__memp__{tool}"}),
             Call("tool_call", {"name": f"mcp__memp__{tool}", "arguments": arguments}),
@@ -68,7 +80,9 @@ class Client(NamedTuple):
 CLAUDE = Client("claude-code", "@anthropic-ai/claude-code", "2.1.328", "claude", "Bash", "command")
 CODEX = Client("codex", "@openai/codex", "0.169.0", "codex", "exec_command", "cmd")
 QWEN = Client("qwen-code", "@qwen-code/qwen-code", "0.24.4", "qwen", "run_shell_command", "command")
-CLIENTS = (CLAUDE, CODEX, QWEN)
+GEMINI = Client("gemini-cli", "@google/gemini-cli", "0.61.0", "gemini", "run_shell_command", "command")
+OPENCODE = Client("opencode", "opencode-ai", "1.18.33", "opencode", "bash", "command")
+CLIENTS = (CLAUDE, CODEX, QWEN, GEMINI, OPENCODE)
 
 
 def install(client: Client) -> str:
@@ -113,12 +127,18 @@ class Desk:
         """Put the server and the hooks into the client's configuration, as its user would."""
         self.memp("install", self.client.name)
 
-    def memp(self, *arguments: str) -> None:
-        """Run a command of this program for this user."""
+    def memp(self, *arguments: str) -> str:
+        """Run a command of this program for this user; returns what it prints."""
         done = subprocess.run(
             [*SERVER, *arguments], env=self.env, capture_output=True, text=True, timeout=SECONDS, check=False
         )
         assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def status(self) -> Json:
+        """What this program says of the client."""
+        states: list[Json] = json.loads(self.memp("status", "--json"))
+        return next(state for state in states if state["client"] == self.client.name)
 
     def files(self) -> dict[str, bytes]:
         """What is in the home, by name."""
@@ -138,6 +158,8 @@ class Desk:
             case "codex":
                 bypass = ("--dangerously-bypass-approvals-and-sandbox", "--dangerously-bypass-hook-trust")
                 arguments = ["exec", "--skip-git-repo-check", *bypass, prompt]
+            case "opencode":
+                arguments = ["run", prompt]
             case _:
                 arguments = ["-p", prompt, "--yolo"]
         return self._run(arguments)
@@ -163,25 +185,43 @@ class Desk:
                 return {"ANTHROPIC_BASE_URL": self._model.url, "ANTHROPIC_API_KEY": "none", **quiet}
             case "codex":
                 return {"SCRIPTED_KEY": "none"}
+            case "gemini-cli":
+                trusted = {"GEMINI_CLI_TRUST_WORKSPACE": "true", "GEMINI_MODEL": "gemini-2.5-pro"}
+                return {"GOOGLE_GEMINI_BASE_URL": self._model.url, "GEMINI_API_KEY": "none", **trusted}
+            case "opencode":
+                quiet = {"OPENCODE_DISABLE_MODELS_FETCH": "1", "OPENCODE_DISABLE_AUTOUPDATE": "1"}
+                return {"NPM_CONFIG_REGISTRY": self._model.url, **quiet}
         url = f"{self._model.url}/v1"
         return {"OPENAI_BASE_URL": url, "OPENAI_API_KEY": "none", "OPENAI_MODEL": "qwen3-coder-plus"}
 
     def _configure(self) -> None:
         """What the user has set before: where the model is, and a hook of their own."""
-        own = {"hooks": {"Stop": [{"hooks": [{"type": "command", "command": "true"}]}]}}
+        own: list[Json] = [{"hooks": [{"type": "command", "command": "true"}]}]
         match self.client.name:
             case "claude-code":
-                self._write(".claude/settings.json", json.dumps(own, indent=2))
+                self._write_json(".claude/settings.json", {"hooks": {"Stop": own}})
             case "codex":
                 provider = f'name = "scripted"\nbase_url = "{self._model.url}/v1"\nenv_key = "SCRIPTED_KEY"'
                 config = f'model = "scripted"\nmodel_provider = "scripted"\n[model_providers.scripted]\n{provider}\n'
                 self._write(".codex/config.toml", f'{config}wire_api = "responses"\n')
-                self._write(".codex/hooks.json", json.dumps(own, indent=2))
+                self._write_json(".codex/hooks.json", {"hooks": {"Stop": own}})
+            case "gemini-cli":
+                by_key = {"security": {"auth": {"selectedType": "gemini-api-key"}}}
+                quiet = {"privacy": {"usageStatisticsEnabled": False}}
+                self._write_json(".gemini/settings.json", {"hooks": {"AfterAgent": own}, **by_key, **quiet})
+            case "opencode":
+                options = {"baseURL": f"{self._model.url}/v1", "apiKey": "none"}
+                scripted = {"npm": "@ai-sdk/openai-compatible", "options": options, "models": {"scripted": {}}}
+                settings = {"provider": {"scripted": scripted}, "model": "scripted/scripted"}
+                self._write_json(".config/opencode/opencode.json", settings)
             case _:
-                settings = own | {"security": {"auth": {"selectedType": "openai"}}}
-                self._write(".qwen/settings.json", json.dumps(settings, indent=2))
+                by_key = {"security": {"auth": {"selectedType": "openai"}}}
+                self._write_json(".qwen/settings.json", {"hooks": {"Stop": own}, **by_key})
+
+    def _write_json(self, name: str, content: Json) -> None:
+        self._write(name, json.dumps(content, indent=2))
 
     def _write(self, name: str, content: str) -> None:
         path = self.home / name
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content, encoding="utf-8")

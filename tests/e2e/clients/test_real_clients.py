@@ -10,12 +10,12 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from endpoint import PROMPT_MARK, Json, Model
-from sessions import CLAUDE, CLIENTS, CODEX, QWEN, ROOT, SECONDS, SERVER, Client, Desk, install
+from endpoint import PROMPT_MARK, Json, Model, conversation
+from sessions import CLAUDE, CLIENTS, CODEX, GEMINI, OPENCODE, QWEN, ROOT, SECONDS, SERVER, Client, Desk, install
 
 from memp_mcp.models import Trajectory
 from memp_mcp.store import Store
@@ -23,6 +23,13 @@ from memp_mcp.store import Store
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
 TASK = "Publish version 1.4.0 of the shop app to the store"
 PASSED = "printf '===== 3 passed in 0.01s =====\\n' # pytest"
+DRY = "error: the water tank is empty, and rule 7 forbids dry brewing"
+HOOKED = tuple(client for client in CLIENTS if client.events)
+
+
+def of_each(argument: str, clients: Sequence[Client], *, indirect: bool = False) -> pytest.MarkDecorator:
+    """A test of each of these clients."""
+    return pytest.mark.parametrize(argument, clients, indirect=indirect, ids=lambda client: client.name)
 
 
 def until(is_so: Callable[[], object]) -> None:
@@ -72,7 +79,7 @@ def desks(
     return found
 
 
-@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+@of_each("client", CLIENTS)
 def test_what_install_puts_in_uninstall_takes_out(
     client: Client, tmp_path: Path, model: Model, memory: dict[str, str]
 ) -> None:
@@ -85,7 +92,7 @@ def test_what_install_puts_in_uninstall_takes_out(
 
     after = desk.files()
     put_in = b"".join(content for name, content in joined.items() if content != before.get(name))
-    assert b"hook UserPromptSubmit" in put_in
+    assert [event for event in client.events if f"hook {event} ".encode() not in put_in] == []
     assert put_in.count(b"memp") > put_in.count(b"hook "), "the server and the hooks"
     assert {name: content for name, content in after.items() if name in before} == before
     assert not [name for name, content in after.items() if b"memp" in content and name not in joined]
@@ -110,13 +117,17 @@ def server(memory: dict[str, str]) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def told(desks: dict[str, Desk], model: Model, server: None, missing: dict[str, str]) -> dict[str, list[Json]]:
-    """What each model was asked, in turn: Claude Code records, Codex recalls that and adds to it, Qwen recalls both.
+    """What each model was asked: Claude Code records, Codex recalls that and adds to it, the others recall both.
 
     Without Claude Code there is nothing for the others to recall.
     """
     need(missing, CLAUDE)
     first = {"task": TASK, "steps": [{"action": "./ship build"}, {"action": "./ship sign"}]}
-    second = {"task": "Brew coffee for the whole team", "steps": [{"action": "barista --cups 12"}]}
+    brew = {"action": "barista --cups 12"}
+    second = {
+        "task": "Brew coffee for the whole team",
+        "steps": [{**brew, "observation": DRY}, {"action": "barista fill"}, {**brew, "observation": "brewed"}],
+    }
     worked = {"outcome": "success", "reward": 1}
     turns = {
         CLAUDE: CLAUDE.calls("record_trajectory", **first, **worked),
@@ -124,11 +135,12 @@ def told(desks: dict[str, Desk], model: Model, server: None, missing: dict[str, 
             *CODEX.calls("recall_procedure", task="Publish release 2.0 of the shop app to the store"),
             *CODEX.calls("record_trajectory", **second, **worked),
         ],
-        QWEN: [
-            *QWEN.calls("recall_procedure", task="Publish release 3.0 of the shop app to the store"),
-            *QWEN.calls("recall_procedure", task="Brew coffee for a team of nine"),
-        ],
     }
+    for client in (QWEN, GEMINI, OPENCODE):
+        turns[client] = [
+            *client.calls("recall_procedure", task="Publish release 3.0 of the shop app to the store"),
+            *client.calls("recall_procedure", task="Brew coffee for a team of nine"),
+        ]
     asked = {}
     for client, script in turns.items():
         if client.name in missing:
@@ -141,26 +153,32 @@ def told(desks: dict[str, Desk], model: Model, server: None, missing: dict[str, 
 
 def said(request: Json) -> str:
     """The conversation of a request, without the tools that it offers."""
-    return json.dumps(request.get("messages") or request["input"])
+    return json.dumps(conversation(request))
 
 
+@of_each("client", (CODEX, QWEN, GEMINI, OPENCODE))
 def test_what_one_client_records_the_others_recall_and_add_to(
-    told: dict[str, list[Json]], missing: dict[str, str]
+    client: Client, told: dict[str, list[Json]], missing: dict[str, str]
 ) -> None:
-    need(missing, *CLIENTS)
-    codex, qwen = said(told["codex"][-1]), said(told["qwen-code"][-1])
+    need(missing, CODEX, client)
 
-    assert "./ship sign" in codex
-    assert "./ship sign" in qwen
-    assert "barista" in qwen
+    seen = said(told[client.name][-1])
 
-
-def test_codex_knows_the_server_in_its_first_request(told: dict[str, list[Json]], missing: dict[str, str]) -> None:
-    need(missing, CODEX)
-    assert "recall_procedure" in json.dumps(told["codex"][0]["tools"])
+    assert "./ship sign" in seen
+    assert "barista" in seen
 
 
-@pytest.fixture(scope="module", params=CLIENTS, ids=lambda client: client.name)
+@of_each("client", (CODEX, GEMINI, OPENCODE))
+def test_the_model_knows_the_tools_in_its_first_request(
+    client: Client, told: dict[str, list[Json]], missing: dict[str, str]
+) -> None:
+    """The tools are not declared at once by Claude Code and Qwen Code, whose models look them up."""
+    need(missing, client)
+
+    assert "recall_procedure" in json.dumps(told[client.name][0]["tools"])
+
+
+@pytest.fixture(scope="module")
 def session(
     request: pytest.FixtureRequest,
     told: dict[str, list[Json]],
@@ -171,15 +189,17 @@ def session(
     """A session of a client in which nobody thinks of the memory, and what its model was asked."""
     client: Client = request.param
     need(missing, client)
-    ship = desks[client.name].work / "ship"
-    ship.write_text("#!/bin/sh\necho done\n", encoding="utf-8")
-    ship.chmod(0o755)
-    commands = ("python3 -c 'raise ValueError(7)'", "./ship build", "./ship sign", PASSED)
+    for name, does in {"ship": "echo done", "brew": f"echo {DRY!r} >&2; exit 1"}.items():
+        program = desks[client.name].work / name
+        program.write_text(f"#!/bin/sh\n{does}\n", encoding="utf-8")
+        program.chmod(0o755)
+    commands = ("./brew", "./ship build", "./ship sign", PASSED)
     model.will_do(*(client.runs(command) for command in commands), "All is published.")
     assert "All is published." in desks[client.name].session(f"{PROMPT_MARK}{TASK.replace('1.4.0', '9.9.9')}")
     return client, list(model.requests)
 
 
+@of_each("session", HOOKED, indirect=True)
 def test_a_hook_puts_the_recall_into_the_first_request(session: tuple[Client, list[Json]]) -> None:
     _, requests = session
 
@@ -187,23 +207,72 @@ def test_a_hook_puts_the_recall_into_the_first_request(session: tuple[Client, li
     assert "./ship sign" in said(requests[0])
 
 
+@of_each("session", HOOKED, indirect=True)
+def test_after_a_failing_command_comes_what_helped_before(
+    session: tuple[Client, list[Json]], missing: dict[str, str]
+) -> None:
+    need(missing, CODEX)
+    _, requests = session
+
+    assert "barista fill" not in said(requests[0])
+    assert "barista fill" in said(requests[1])
+
+
+def learnt(memory: dict[str, str], client: Client) -> list[Trajectory]:
+    """What the memory has of a client's session in which nobody thought of it."""
+    store = Store.open(Path(memory["MEMP_HOME"]))
+    return [t for t in store.all_trajectories() if t.client == client.name and "9.9.9" in t.task]
+
+
+@of_each("session", HOOKED, indirect=True)
 def test_at_the_end_of_the_turn_the_session_is_in_the_memory(
     session: tuple[Client, list[Json]], memory: dict[str, str]
 ) -> None:
     client, requests = session
-    store = Store.open(Path(memory["MEMP_HOME"]))
 
-    def recorded() -> list[Trajectory]:
-        return [t for t in store.all_trajectories() if t.client == client.name and "9.9.9" in t.task]
+    until(lambda: learnt(memory, client))
 
-    until(recorded)
-    [run] = recorded()
+    [run] = learnt(memory, client)
     assert (run.succeeded, run.reward and run.reward.judged_by) == (True, "rule:tests")
     assert str(run.recall_id) in said(requests[0])
     assert run.used
     assert "memp-recall" not in run.model_dump_json()
+    assert (DRY in run.steps[0].observation, "context>" in run.steps[0].observation) == (True, False)
 
 
+@of_each("session", (OPENCODE,), indirect=True)
+def test_what_a_client_without_hooks_has_kept_is_learnt_by_an_import(
+    session: tuple[Client, list[Json]], memory: dict[str, str], desks: dict[str, Desk]
+) -> None:
+    client, _ = session
+    assert not learnt(memory, client)
+
+    for _ in range(2):
+        desks[client.name].memp("import", "--from", client.name)
+
+    [run] = learnt(memory, client)
+    assert run.task == f"{PROMPT_MARK}{TASK.replace('1.4.0', '9.9.9')}"
+    assert [step.action for step in run.steps] == [
+        f"bash: {c}" for c in ("./brew", "./ship build", "./ship sign", PASSED)
+    ]
+    assert (run.steps[0].failed, DRY in run.steps[0].observation) == (True, True)
+    assert (run.succeeded, run.reward and run.reward.judged_by) == (True, "rule:tests")
+
+
+@of_each("session", CLIENTS, indirect=True)
+def test_status_tells_that_a_client_is_joined_and_was_heard_of(
+    session: tuple[Client, list[Json]], desks: dict[str, Desk]
+) -> None:
+    client, _ = session
+
+    state = desks[client.name].status()
+
+    assert (state["registered"], state["command_found"]) == (True, True)
+    assert (tuple(state["hooks"]), state["hooks_missing"]) == (client.events, [])
+    assert state["last_seen"]
+
+
+@of_each("session", CLIENTS, indirect=True)
 def test_no_process_is_left_behind(session: tuple[Client, list[Json]], desks: dict[str, Desk]) -> None:
     home = f"HOME={desks[session[0].name].home}".encode()
 
@@ -218,7 +287,7 @@ def environment(path: Path) -> bytes:
         return b""
 
 
-@pytest.mark.parametrize("client", CLIENTS, ids=lambda client: client.name)
+@of_each("client", CLIENTS)
 def test_a_client_that_was_left_knows_nothing_of_it(
     client: Client, told: dict[str, list[Json]], desks: dict[str, Desk], model: Model, missing: dict[str, str]
 ) -> None:
@@ -238,3 +307,4 @@ def test_a_client_that_was_left_knows_nothing_of_it(
     assert left.keys() == {name for name in joined if "before" not in name}
     assert "memp-recall" not in asked
     assert "recall_procedure" not in asked
+    assert (desk.status()["registered"], desk.status()["hooks"]) == (False, [])
