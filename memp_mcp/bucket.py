@@ -8,6 +8,10 @@ What the lease cannot do that a lock can: it does not end with its process. Whoe
 been renewed for LEASE seconds by the waiter's own clock; clocks of different machines are never compared. A holder
 renews it before each commit and stops when it has lost it, so a second writer is possible only where a single commit
 takes longer than LEASE; revisions are therefore inserted by their key, so that even then none is there twice.
+
+LanceDB Cloud and Enterprise (db://) are other tables on the same terms. Their client sends a write again, up to three
+times in all, when it gets no answer or a 409, 429 or 5xx, whether or not it was done; so each write is one that may
+be done twice: every row is inserted by its key, and whoever seems to have lost a race looks whether it was its own.
 """
 
 from __future__ import annotations
@@ -31,7 +35,7 @@ from memp_mcp.models import Event
 from memp_mcp.reading import Meta
 from memp_mcp.rows import SCHEMAS, Row, TableName, event_row
 from memp_mcp.store import Store
-from memp_mcp.tables import INDEXED_FROM, State, Tables
+from memp_mcp.tables import INDEXED_FROM, SEARCHED, State, Table, Tables
 from memp_mcp.tally import Tally
 from memp_mcp.upkeep import StoreSize
 
@@ -54,6 +58,8 @@ _CACHE = 64 << 20
 _SEEN_AFTER = timedelta(seconds=1)
 """How old what a recall sees may be; to look for a later version costs a request for each thing that is read."""
 _META_KNOWN_FOR = 5.0
+_INDEXED_WITHIN = timedelta(minutes=1)
+"""How long a service may take for the indexes of an empty table."""
 _WRITER, _META = "writer", "meta"
 
 _log = logging.getLogger(__name__)
@@ -134,10 +140,14 @@ class Lease:
 class BucketTables(Tables):
     """The tables under a URI. There is nothing to sync; what is committed is on the storage."""
 
+    _KEYED: frozenset[TableName] = frozenset({"procedure_versions"})
+    """Tables whose rows are inserted by their key."""
+
     def __init__(self, uri: str, *, indexed_from: int = INDEXED_FROM) -> None:
         with explained(uri):
             super().__init__(uri, indexed_from=indexed_from, metadata_cache=_CACHE, seen_after=_SEEN_AFTER)
-        self.lease = Lease(self.control())
+        self._control = self.control()
+        self.lease = Lease(self._control)
         self._written = 0
 
     def control(self) -> Control:
@@ -146,13 +156,20 @@ class BucketTables(Tables):
 
     def exists(self, name: TableName) -> bool:
         """Whether the table is there."""
-        return name in self._db.list_tables().tables
+        with explained(str(self._directory)):
+            try:
+                self._db.open_table(name)
+            except ValueError:  # what is not found is asked for by a wrong name
+                return False
+            return True
 
     def make(self, name: TableName) -> None:
         """Make an empty table with its full-text indexes; throw away what is there."""
         self._opened.pop(name, None)
-        self._db.drop_table(name, ignore_missing=True)
-        self._opened[name] = self._db.create_table(name, schema=SCHEMAS[name])
+        with explained(str(self._directory)):
+            if self.exists(name):
+                self._db.drop_table(name)
+            self._opened[name] = self._db.create_table(name, schema=SCHEMAS[name])
         self.index(name)
 
     def add(self, name: TableName, rows: Sequence[Row]) -> None:
@@ -161,10 +178,19 @@ class BucketTables(Tables):
         Raises:
             StoreBusy: a revision was written by another process in this very moment.
         """
-        if name != "procedure_versions":
+        if name not in self._KEYED:
             super().add(name, rows)
-        elif rows and self._insert(name, rows) < len(rows):
+            return
+        inserted = self._insert(name, rows) if rows else 0
+        if name == "procedure_versions" and inserted < len(rows) and not self._are_here(rows):
             raise StoreBusy("Another process has changed the same procedure in this very moment. Try again.")
+
+    def _are_here(self, revisions: Sequence[Row]) -> bool:
+        """Whether it was these that were in the way: no answer came, and LanceDB's client has inserted them twice."""
+        mine = {row["version_id"]: row["body"] for row in revisions}
+        self.catch_up("procedure_versions")
+        rows = self.rows_of("procedure_versions", ["version_id", "body"], mine, key="version_id")
+        return mine == {row["version_id"]: row["body"] for row in rows}
 
     def rows(self, name: TableName, columns: Sequence[str], *, where: str = "true") -> list[Row]:
         """The rows that *where* keeps, in no order; that there are none is said of the latest version alone."""
@@ -191,6 +217,11 @@ class BucketTables(Tables):
         """What is another after every commit of any process that this one has seen."""
         return State(("", str(self._read(name, lambda t: t.version))), "")
 
+    def compact(self) -> None:
+        """Rebuild the indexes, merge all fragments and drop every superseded version now."""
+        super().compact()
+        self._control.compact(_KEEP)
+
     def versions(self, name: TableName) -> int:
         """Number of versions that are still kept."""
         return len(self._read(name, lambda t: t.list_versions()))
@@ -214,13 +245,53 @@ class BucketTables(Tables):
         super()._write(name, action, rows=rows)
 
 
+class CloudTables(BucketTables):
+    """The tables of a database of LanceDB Cloud or Enterprise, which looks after files, versions and indexes itself."""
+
+    _KEYED = frozenset(SCHEMAS)
+
+    def make(self, name: TableName) -> None:
+        """Make an empty table with its full-text indexes; throw away what is there."""
+        super().make(name)
+        names = [f"{column}_idx" for column in SEARCHED.get(name, ())]
+        if names:  # they are built in the background, and a search by words needs them
+            self._read(name, lambda t: t.wait_for_index(names, _INDEXED_WITHIN))
+
+    def compact(self) -> None:
+        """Have the indexes built anew."""
+        for name in SCHEMAS:
+            self.index(name)
+
+    def _untidy(self, name: TableName) -> bool:
+        return bool(self._not_indexed(name))
+
+    def _tidy(self, name: TableName) -> None:
+        try:
+            self.index(name, only=self._not_indexed(name))
+        except StoreError as error:  # what was asked for is written; a later write tries this again
+            _log.warning("Could not have %s indexed: %s", name, error)
+
+    def _not_indexed(self, name: TableName) -> set[str]:
+        return self._wanted(name).keys() - self.indexed(name)
+
+    def _table(self, name: TableName) -> Table:
+        is_open = name in self._opened
+        table = super()._table(name)
+        if not is_open:
+            table.checkout_latest()  # opened, it may still be shown as it was a second ago
+        return table
+
+    def _compact(self, name: TableName, keep: timedelta) -> None:
+        """Nothing: the service does it, and its client could only warn of that."""
+
+
 class BucketStore(Store):
     """The memory on object storage. Thread-safe; any number of processes on any number of machines may share it."""
 
     _tables: BucketTables
 
     def __init__(self, uri: str, home: Path, *, lock_timeout: float) -> None:
-        tables = BucketTables(uri)
+        tables = CloudTables(uri) if uri.startswith("db://") else BucketTables(uri)
         super().__init__(home, lock_timeout=lock_timeout, tables=tables, max_floats=0)
         self._tally = Tally(tables, max_events=_COUNTED)
         self._uri = uri
@@ -233,7 +304,7 @@ class BucketStore(Store):
         """Open the memory at *uri*; make an empty one when there is none. Never destroys anything.
 
         Args:
-            uri: of a bucket and a path in it; LanceDB finds the credentials in the environment.
+            uri: of a bucket and a path in it, or of a database; LanceDB finds the credentials in the environment.
             home: a local directory for what each machine has for itself: rules, tokens, the LLM's ledger.
             lock_timeout: seconds that a write waits for other writers.
             salvage: see Store.open.
@@ -262,11 +333,6 @@ class BucketStore(Store):
             fragments={name: self._tables.fragments(name) for name in SCHEMAS},
             versions={name: self._tables.versions(name) for name in SCHEMAS},
         )
-
-    def compact(self) -> None:
-        """Merge the files of each table, rebuild the indexes and drop what is superseded."""
-        super().compact()
-        self._control.compact(_KEEP)
 
     def mend(self) -> list[str]:
         """Mend nothing: what a directory is mended by, there are no files for.

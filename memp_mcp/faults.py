@@ -29,7 +29,7 @@ _UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG
 
 
 def _explanation(error: Exception, directory: Path | str) -> StoreError:
-    text = str(error)
+    text = str(error.__cause__ or error)  # that LanceDB's client has given up is less than why
     if isinstance(directory, str):
         cloud = "the database and its LANCEDB_API_KEY, LANCEDB_REGION or LANCEDB_HOST"
         bucket = "the bucket and its credentials (AWS_ACCESS_KEY_ID, AWS_REGION, …)"

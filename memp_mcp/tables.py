@@ -315,7 +315,10 @@ class Tables:
         done: list[Any] = []
         self._write(
             name,
-            lambda t: done.append(t.merge_insert(key).when_not_matched_insert_all().execute(source)),
+            # by an index on the key, two that insert the same new one at once would both do so
+            lambda t: done.append(
+                t.merge_insert(key).use_index(False).when_not_matched_insert_all().execute(source)  # noqa: FBT003 - LanceDB's own
+            ),
             rows=len(rows),
         )
         return int(done[-1].num_inserted_rows)

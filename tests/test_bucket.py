@@ -1,4 +1,4 @@
-"""The memory on object storage, by a real S3 API on loopback: several writers, and nothing is lost."""
+"""The memory on object storage, by a real S3 API on loopback, and in LanceDB Cloud, by a stand-in: nothing is lost."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from builders import procedure, won
+from cloud_stand_in import KEY, Cloud
 from conftest import OpenMemory
 
 from memp_mcp.archive import export, import_files
@@ -67,9 +68,24 @@ def _with_bucket(url: str, server: subprocess.Popen[bytes]) -> str:
     pytest.fail("the S3 server does not answer")
 
 
+@pytest.fixture(params=["bucket", "database"])
+def uri(request: pytest.FixtureRequest) -> str:
+    """A place for one test, in a bucket and in a database, with the environment that leads there."""
+    return str(request.getfixturevalue(request.param))
+
+
 @pytest.fixture
-def uri(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
-    """A place in the bucket for one test, with the environment that leads there."""
+def database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A database of LanceDB Cloud."""
+    monkeypatch.setenv("LANCEDB_API_KEY", KEY)
+    with Cloud(tmp_path / "cloud") as cloud:
+        monkeypatch.setenv("LANCEDB_HOST", cloud.url)
+        yield "db://team"
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """A place in a bucket."""
     environ = {
         "AWS_ENDPOINT": endpoint,
         "AWS_ALLOW_HTTP": "true",
@@ -102,7 +118,7 @@ def test_four_processes_that_begin_on_an_empty_bucket_lose_nothing(uri: str, tmp
 
 
 def test_who_makes_an_empty_bucket_s_table_of_turns_second_puts_back_what_the_first_has_made(
-    uri: str, tmp_path: Path
+    bucket: str, tmp_path: Path
 ) -> None:
     """LanceDB 0.40 looks whether a table is there and commits later, so that the second can replace the first's."""
 
@@ -116,9 +132,9 @@ def test_who_makes_an_empty_bucket_s_table_of_turns_second_puts_back_what_the_fi
         def open_table(self, name: str) -> object:
             return self._db.open_table(name)
 
-    first = opened(uri, tmp_path / "a")
+    first = opened(bucket, tmp_path / "a")
     first.apply(Commit(op_id="before", procedures=(procedure("before"),)))
-    late = opened(uri, tmp_path / "b")._tables
+    late = opened(bucket, tmp_path / "b")._tables
     late._db = Late(late._db)
 
     meta = late.control().read()["meta"]
@@ -126,16 +142,16 @@ def test_who_makes_an_empty_bucket_s_table_of_turns_second_puts_back_what_the_fi
     assert meta[0]
     assert meta == first._control.read()["meta"]
     first.apply(Commit(op_id="after", procedures=(procedure("after"),)))
-    again = opened(uri, tmp_path / "c")
+    again = opened(bucket, tmp_path / "c")
     assert again.id == first.id
     assert {p.title for p in again.list_procedures()} == {"before", "after"}
     assert again.check() == []
 
 
-def test_processes_that_make_the_table_of_turns_at_once_share_one(uri: str, tmp_path: Path) -> None:
+def test_processes_that_make_the_table_of_turns_at_once_share_one(bucket: str, tmp_path: Path) -> None:
     def begin(number: int) -> BucketStore:
         time.sleep(number * 0.004)  # apart as far as it takes LanceDB to look and to commit
-        return opened(uri, tmp_path / str(number))
+        return opened(bucket, tmp_path / str(number))
 
     with ThreadPoolExecutor(8) as several:
         stores = list(several.map(begin, range(8)))
