@@ -83,6 +83,8 @@ class Request(NamedTuple):
 class Cloud:
     """The service: tables in a directory, behind HTTP."""
 
+    uri = "db://team"
+
     def __init__(self, directory: Path) -> None:
         self._db = lancedb.connect(directory)
         self._shown: dict[str, tuple[int, datetime]] = {}
@@ -90,8 +92,9 @@ class Cloud:
         self._to_build: list[tuple[str, dict[str, Any]]] = []
         self._faults: list[tuple[str, _Fault]] = []
         self._changing = threading.Lock()
-        self.asked: list[tuple[str, str]] = []
-        """Table and action of each request."""
+        self.fail_each = 0
+        """Of so many requests one is answered with 503, and every other one of these is done all the same; 0: none."""
+        self._asked = 0
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
 
@@ -134,7 +137,6 @@ class Cloud:
             return Answer(401, b"Unauthorized")
         url = urlsplit(path)
         _, _, _, table, action = url.path.rstrip("/").split("/", 4)
-        self.asked.append((table, action))
         fault = self._fault(f"{table}/{action}")
         if fault and not fault.done:
             return Answer(fault.status, b"so it was ordered")
@@ -143,6 +145,9 @@ class Cloud:
 
     def _fault(self, action: str) -> _Fault | None:
         with self._changing:
+            self._asked += 1
+            if self.fail_each and self._asked % self.fail_each == 0:
+                return _Fault(503, done=self._asked // self.fail_each % 2 == 0)
             for at, (wanted, fault) in enumerate(self._faults):
                 if wanted == action:
                     del self._faults[at]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cloud_stand_in import KEY, Cloud
 from fakes import ScriptedLLM
 
 from memp_mcp.embedder import BackgroundEmbedder
@@ -48,6 +49,15 @@ def open_memory(tmp_path: Path, embedder: BackgroundEmbedder) -> OpenMemory:
 @pytest.fixture
 def memory(open_memory: OpenMemory) -> Memory:
     return open_memory()
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cloud]:
+    """A stand-in for LanceDB Cloud, with the environment that leads there."""
+    with Cloud(tmp_path / "cloud") as service:
+        monkeypatch.setenv("LANCEDB_API_KEY", KEY)
+        monkeypatch.setenv("LANCEDB_HOST", service.url)
+        yield service
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import socket
 import subprocess
@@ -13,13 +12,13 @@ import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from bucket_writer import SHARED, start
 from builders import procedure, won
-from cloud_stand_in import KEY, Cloud
+from cloud_stand_in import Cloud
 from conftest import OpenMemory
 
 from memp_mcp.archive import export, import_files
@@ -31,9 +30,6 @@ from memp_mcp.models import Commit
 from memp_mcp.repair import repair
 from memp_mcp.rows import version_row
 from memp_mcp.settings import Settings
-
-SHARED = "p_" + "0" * 12
-WRITER = Path(__file__).with_name("bucket_writer.py")
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +71,9 @@ def uri(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """A database of LanceDB Cloud."""
-    monkeypatch.setenv("LANCEDB_API_KEY", KEY)
-    with Cloud(tmp_path / "cloud") as cloud:
-        monkeypatch.setenv("LANCEDB_HOST", cloud.url)
-        yield "db://team"
+def database(cloud: Cloud) -> str:
+    """A database."""
+    return cloud.uri
 
 
 @pytest.fixture
@@ -104,7 +97,7 @@ def opened(uri: str, home: Path) -> BucketStore:
 
 def test_four_processes_that_begin_on_an_empty_bucket_lose_nothing(uri: str, tmp_path: Path) -> None:
     names = ("a", "b", "c", "d")
-    writers = [_writer(uri, tmp_path, name, "3") for name in names]
+    writers = [start(uri, tmp_path, name, 3) for name in names]
     acknowledged = [line for writer in writers for line in writer.communicate(timeout=300)[0].split()]
     store = opened(uri, tmp_path / "reader")
 
@@ -160,14 +153,8 @@ def test_processes_that_make_the_table_of_turns_at_once_share_one(bucket: str, t
     assert len({store._control.read()["made"] for store in stores}) == 1
 
 
-def _writer(uri: str, home: Path, name: str, times: str, *more: str) -> subprocess.Popen[str]:
-    command = [sys.executable, str(WRITER), uri, str(home / name), name, times, *more]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(WRITER.parents[1]), str(WRITER.parent)])}
-    return subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, text=True)
-
-
 def test_the_turn_of_a_writer_that_died_is_taken_over(uri: str, tmp_path: Path) -> None:
-    dead = _writer(uri, tmp_path, "a", "3", "--die")
+    dead = start(uri, tmp_path, "a", 3, "--die")
     acknowledged = dead.communicate(timeout=120)[0].split()
     store = opened(uri, tmp_path / "b")
     store._tables.lease._seconds = 1.0
@@ -290,33 +277,6 @@ def test_a_storage_that_cannot_be_reached_says_where_to_look(tmp_path: Path, mon
 
     with pytest.raises(StoreError, match="credentials"):
         BucketStore.connect("s3://memory/x", tmp_path)
-
-
-def test_a_database_of_lancedb_cloud_is_asked_with_its_key_and_a_refusal_says_where_to_look(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, str | None]] = []
-
-    class Refusing(BaseHTTPRequestHandler):
-        def _refuse(self) -> None:
-            asked.append((self.path.split("?")[0], self.headers["x-api-key"]))
-            self.send_response(401)
-            self.end_headers()
-
-        do_GET = do_POST = _refuse  # noqa: N815 - the standard library's names
-
-        def log_message(self, *told: object) -> None: ...
-
-    monkeypatch.setenv("LANCEDB_API_KEY", "sk_team")
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as cloud:
-        threading.Thread(target=cloud.serve_forever, daemon=True).start()
-        monkeypatch.setenv("LANCEDB_HOST", f"http://127.0.0.1:{cloud.server_port}")
-        with pytest.raises(StoreError, match=r"401[\s\S]*LANCEDB_API_KEY"):
-            BucketStore.connect("db://team", tmp_path)
-        cloud.shutdown()
-
-    assert asked[0][1] == "sk_team"
-    assert "/table/control/" in asked[0][0]
 
 
 def test_namespaces_are_folders_of_the_bucket() -> None:
