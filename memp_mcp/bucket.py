@@ -159,7 +159,7 @@ class BucketTables(Tables):
         with explained(str(self._directory)):
             try:
                 self._db.open_table(name)
-            except ValueError:  # what is not found is asked for by a wrong name
+            except ValueError:  # so LanceDB says that it is not
                 return False
             return True
 
@@ -186,7 +186,7 @@ class BucketTables(Tables):
             raise StoreBusy("Another process has changed the same procedure in this very moment. Try again.")
 
     def _are_here(self, revisions: Sequence[Row]) -> bool:
-        """Whether it was these that were in the way: no answer came, and LanceDB's client has inserted them twice."""
+        """Whether it was these that were in the way: no answer came, and LanceDB's client has asked twice."""
         mine = {row["version_id"]: row["body"] for row in revisions}
         self.catch_up("procedure_versions")
         rows = self.rows_of("procedure_versions", ["version_id", "body"], mine, key="version_id")

@@ -167,14 +167,14 @@ def test_four_processes_lose_nothing_while_every_tenth_answer_is_an_error(cloud:
     """Half of what is answered so was done; a process that is refused calls again, as its caller is told to."""
     names = ("a", "b", "c", "d")
     cloud.fail_each = 10
-    writers = [start(cloud.uri, tmp_path, name, 2, "--again") for name in names]
+    writers = [start(cloud.uri, tmp_path, name, 1, "--again") for name in names]
     acknowledged = [line for writer in writers for line in writer.communicate(timeout=300)[0].split()]
     cloud.fail_each = 0
     store = opened(cloud, tmp_path / "reader")
 
-    assert len(acknowledged) == 8
-    assert Counter(p.title for p in store.history(SHARED)) == {f"by {name}": 2 for name in names}
-    assert rows(store) == {"trajectories": 8, "procedure_versions": 8, "procedures": 1, "events": 24}
+    assert len(acknowledged) == 4
+    assert Counter(p.title for p in store.history(SHARED)) == {f"by {name}": 1 for name in names}
+    assert rows(store) == {"trajectories": 4, "procedure_versions": 4, "procedures": 1, "events": 12}
     assert all(store.applied(op_id) for op_id in acknowledged)
     assert store.check() == []
 
