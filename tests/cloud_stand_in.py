@@ -6,7 +6,8 @@ that the protocol allows:
 
 - A read shows the table as old as the request's headers allow (``x-lancedb-min-version``, ``-min-read-version``,
   ``-min-timestamp``), so that whoever needs to see the latest has to ask for it.
-- An index is not built when it is asked for, but later: when somebody looks whether it is there.
+- An index is not built when it is asked for, but later: when somebody looks whether it is there. Until then a search by
+  words is refused.
 
 It guesses that an update and a merge are atomic, that a conflict is answered with 409, that the key of a schema
 (``lance-schema:unenforced-primary-key``) is kept, and that rows stay where they are between two writes. Nothing is
@@ -19,6 +20,7 @@ import json
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -109,7 +111,7 @@ class Cloud:
         self._server.server_close()
 
     def fail(self, action: str, status: int, *, times: int = 1, done: bool = False) -> None:
-        """Answer the next requests for *action*, ``events/update`` for one, with an error; *done*: do it first."""
+        """Answer the next requests for *action*, such as ``events/*insert``, with an error; *done*: do it first."""
         self._faults += [(action, _Fault(status, done))] * times
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
@@ -149,7 +151,7 @@ class Cloud:
             if self.fail_each and self._asked % self.fail_each == 0:
                 return _Fault(503, done=self._asked // self.fail_each % 2 == 0)
             for at, (wanted, fault) in enumerate(self._faults):
-                if wanted == action:
+                if fnmatchcase(action, wanted):
                     del self._faults[at]
                     return fault
         return None
@@ -253,6 +255,8 @@ def _searched(table: Any, asked: dict[str, Any]) -> pa.Table:
         [(kind, told)] = words["query"].items()
         if kind != "match":
             raise ValueError(f"words are not searched by {kind} here")
+        if not any(told["column"] in index.columns for index in table.list_indices()):
+            raise ValueError(f"{told['column']} has no index of words")
         query = table.search(MatchQuery(told["terms"], told["column"]))  # type: ignore[call-arg] # they have defaults
     elif asked["vector"]:
         query = table.search(asked["vector"], vector_column_name=asked["vector_column"])

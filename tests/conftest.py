@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from cloud_stand_in import KEY, Cloud
 from fakes import ScriptedLLM
 
 from memp_mcp.embedder import BackgroundEmbedder
@@ -16,6 +15,9 @@ from memp_mcp.judge import Rule
 from memp_mcp.memory import Memory
 from memp_mcp.settings import DEFAULT_EMBEDDER, Settings
 from memp_mcp.store import Store
+
+if TYPE_CHECKING:
+    from cloud_stand_in import Cloud
 
 OpenMemory = Callable[..., Memory]
 
@@ -54,6 +56,8 @@ def memory(open_memory: OpenMemory) -> Memory:
 @pytest.fixture
 def cloud(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Cloud]:
     """A stand-in for LanceDB Cloud, with the environment that leads there."""
+    from cloud_stand_in import KEY, Cloud  # noqa: PLC0415 - it imports LanceDB, which the program prepares for that
+
     with Cloud(tmp_path / "cloud") as service:
         monkeypatch.setenv("LANCEDB_API_KEY", KEY)
         monkeypatch.setenv("LANCEDB_HOST", service.url)
