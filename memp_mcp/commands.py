@@ -160,7 +160,7 @@ def import_all(options: argparse.Namespace, settings: Settings) -> Answer:
 
 
 def _unread(count: int) -> str:
-    return f"{count:,} of the named files could not be read; what was skipped tells why." if count else ""
+    return f"{count:,} of what was named could not be read; what was skipped tells why." if count else ""
 
 
 def _import_skills(options: argparse.Namespace, settings: Settings, found: Sequence[Path]) -> Answer:
@@ -501,9 +501,11 @@ def _written(options: argparse.Namespace, changes: Sequence[FileChange]) -> Answ
     for change in changes if not options.dry_run else ():
         joining.carry_out(change)
     data = [{"client": c.client, "file": str(c.file), "diff": c.diff, "written": not options.dry_run} for c in changes]
+    if not changes:
+        return Answer(data, ["nothing to change"])
     if options.dry_run:
-        return Answer(data, ["nothing is changed"])
-    return Answer(data, [joining.done(c) for c in changes] or ["nothing to change"])
+        return Answer(data, ["nothing is changed yet: without --dry-run it will be"])
+    return Answer(data, [joining.done(c) for c in changes])
 
 
 def _host() -> Host:
