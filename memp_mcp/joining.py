@@ -50,20 +50,24 @@ class FileChange(NamedTuple):
     @property
     def diff(self) -> str:
         """What changes, as a unified diff with a line of context, without the secrets that stand beside it."""
-        old, new = (_in_lines(text or "") for text in (self.old, self.new))
-        name_old, name_new = (os.devnull if text is None else str(self.file) for text in (self.old, self.new))
+        (old, new), how = _in_lines(self.old or "", self.new or "")
+        name_old, name_new = (os.devnull if t is None else f"{self.file}{how}" for t in (self.old, self.new))
         lines = difflib.unified_diff(old, new, name_old, name_new, lineterm="", n=1)
         clipped = (line if len(line) <= _SHOWN_LINE else f"{line[:_SHOWN_LINE]}…" for line in lines)
         return Redactor().text("\n".join(clipped))
 
 
-def _in_lines(text: str) -> list[str]:
-    """The lines of a file; where JSON stands in one long line, in those in which a change can be seen."""
-    lines = text.splitlines()
-    if any(len(line) > _SHOWN_LINE for line in lines):
+def _in_lines(*texts: str) -> tuple[list[list[str]], str]:
+    """The lines of files, and a remark: where JSON stands in one long line, in those in which a change can be seen."""
+    lines = [text.splitlines() for text in texts]
+    if any(len(line) > _SHOWN_LINE for of_one in lines for line in of_one):
         with suppress(ValueError):
-            return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines()
-    return lines
+            return [_laid_out(text) for text in texts], " (laid out to be read: what stands in it stays as it is)"
+    return lines, ""
+
+
+def _laid_out(text: str) -> list[str]:
+    return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines() if text.strip() else []
 
 
 class ClientState(Value):

@@ -409,6 +409,18 @@ def test_a_file_of_one_long_line_is_shown_in_those_that_change(machine: Machine)
     assert "program-3" not in told
 
 
+def test_what_becomes_one_long_line_is_shown_against_the_same_layout(machine: Machine) -> None:
+    machine.has("codex")
+    machine.write(".codex/hooks.json", '{"hooks":{"Stop":[{"hooks":[{"type":"command","command":"theirs"}]}]}}')
+
+    told = machine.run("install", "codex", "--dry-run")
+
+    taken_away = [line for line in told.splitlines() if line.startswith("-") and not line.startswith("---")]
+    assert taken_away == []
+    assert "laid out to be read" in told
+    assert "without --dry-run" in told
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("broken", ["{", "\x00", "[1, 2"])
 def test_a_file_that_cannot_be_read_is_refused_and_left(machine: Machine, client: str, broken: str) -> None:
