@@ -176,7 +176,9 @@ def _import_skills(options: argparse.Namespace, settings: Settings, found: Seque
     lines = [f"{d.done or d.drift:>10}  {d.procedure_id:<14}  {d.file}" for d in done]
     told = [f"\n{d.name or d.file}: {d.drift}\n{d.note}" for d in done if d.note and d.drift != "new"]
     hint = ["\nTake the edits over by --revise."] if any(d.drift == "edited" and not d.done for d in done) else []
-    return Answer(done, [*lines, *told, *hint])
+    named = {str(file) for path in options.files for file in (path, path / "SKILL.md")}
+    unread = sum(d.drift == "unreadable" and d.file in named for d in done)
+    return Answer(done, [*lines, *told, *hint], problem=_unread(unread))
 
 
 def _import_preview(options: argparse.Namespace, settings: Settings, files: Sequence[Source]) -> Answer:
@@ -283,7 +285,8 @@ def search(options: argparse.Namespace, settings: Settings) -> Answer:
             found.id, str(found.revision), f"{match.score:.3f}", f"{match.relevance:.2f}", found.title, uses, match.why
         )
     if not recall.matches:
-        return Answer(answers.as_data(answer), [answer.note], NOTHING)
+        told = answer.note.replace(answers.NOTHING, "Nothing relevant is remembered.")  # the rest is said to agents
+        return Answer(answers.as_data(answer), [told], NOTHING)
     how = f"found by {recall.found}" + (f" ({recall.reason})" if recall.reason else "")
     return Answer(answers.as_data(answer), [how, table])
 
@@ -302,7 +305,9 @@ def listing(options: argparse.Namespace, settings: Settings) -> Answer:
             p.id, str(p.revision), p.status, p.project, p.title, str(c.uses), str(c.verified), str(c.successes)
         )
     if not found:
-        return Answer(found, ["no procedures"], NOTHING)
+        is_all = not (options.status or options.project or options.offset)
+        hint = "; `memp-mcp import --from CLIENT` learns from the sessions that a client has kept" if is_all else ""
+        return Answer(found, [f"no procedures{hint}"], NOTHING)
     return Answer(found, [table])
 
 

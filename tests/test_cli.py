@@ -306,9 +306,19 @@ def test_a_report_is_one_page(shell: Shell, procedure_id: str, tmp_path: Path) -
     assert "directory" in shell.error("report", "--html", str(tmp_path)).lower()
 
 
+def test_a_skill_that_is_named_and_cannot_be_read_is_an_error_at_the_end(shell: Shell, tmp_path: Path) -> None:
+    skill = tmp_path / "bake"
+    skill.mkdir()
+    (skill / "SKILL.md").write_text("no front matter", encoding="utf-8")
+
+    assert "unreadable" in shell.run("import", str(skill), code=1)
+    assert "unreadable" in shell.run("import", str(tmp_path)), "as one of many in a folder it is only told"
+
+
 def test_nothing_found_has_its_own_exit_code(shell: Shell) -> None:
     assert "Nothing relevant" in shell.run("search", "publish the shop", code=3)
-    assert "no procedures" in shell.run("list", code=3)
+    assert "record_trajectory" not in shell.run("search", "publish the shop", code=3), "that is said to agents"
+    assert "memp-mcp import --from" in shell.run("list", code=3)
 
 
 def test_a_procedure_and_its_trajectory_are_shown(shell: Shell, procedure_id: str) -> None:
