@@ -484,7 +484,7 @@ def install(options: argparse.Namespace, settings: Settings) -> Answer:
     command = joining.own_command(os.environ, settings.directory if "home" in settings.model_fields_set else None)
     changes = joining.install(options.clients, command, _host(), hooks=options.hooks, force=options.force)
     answer = _written(options, changes)
-    advice = joining.advice(options.clients, changes, _host())
+    advice = joining.advice(command, options.clients, changes, _host())
     return answer if options.dry_run else answer._replace(lines=[*answer.lines, *advice])
 
 

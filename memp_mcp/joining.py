@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -35,6 +35,11 @@ _ADDED_AFTER = 20
 """Seconds that a client's own command may take; alone on a machine it is one."""
 _QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
 _PASSING = ("archive-v", "builds-v", "environments-v")  # the folders in which uv keeps environments for a while
+
+_OF_UVX = (
+    "It is started by uvx, from the package index: without it there, not at all, and for hooks, which are to answer at "
+    "once, slowly. Better: `uv tool install` or `pipx install`, and then install from that one."
+)
 
 Change = Callable[[str, Path, str, tuple[Part, ...]], str]
 
@@ -441,9 +446,10 @@ def done(change: FileChange) -> str:
     return f"{change.file} is written" + (f"; as it was before: {kept.name}" if _text(kept) else "")
 
 
-def advice(names: Iterable[str], changes: Iterable[FileChange], host: Host) -> list[str]:
+def advice(command: Command, names: Iterable[str], changes: Sequence[FileChange], host: Host) -> list[str]:
     """What is left to do by hand, once this program is in."""
-    lines = [
+    lines = [_OF_UVX] if changes and len(command.words) > 1 and Path(command.words[0]).stem == "uvx" else []
+    lines += [
         f"{CLIENTS[name].title} has the plugin {CLIENTS[name].plugin}, which brings server and hooks: the hooks "
         f"are left out, but the tools come twice. One is enough: `memp-mcp uninstall {name}`, or /plugin."
         for name in dict.fromkeys(names)

@@ -1021,6 +1021,18 @@ def test_from_an_environment_of_uvx_the_client_starts_uvx(tmp_path: Path, monkey
         own_command({"PATH": ""})
 
 
+def test_that_uvx_is_slow_for_hooks_is_said(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.has("zed")
+    uvx = machine.home / "uvx"
+    uvx.write_text("")
+    uvx.chmod(0o755)
+    monkeypatch.setenv("UV", str(machine.home / "uv"))
+    monkeypatch.setattr(sys, "prefix", str(machine.home / "archive-v0" / "x"))
+
+    assert "uv tool install" in machine.run("install", "zed")
+    assert "uv tool install" not in machine.run("install", "zed"), "nothing has changed"
+
+
 @pytest.mark.parametrize(
     ("environment", "passes"),
     [
