@@ -110,12 +110,13 @@ def sources(paths: Iterable[Path], clients: Iterable[str], environ: Mapping[str,
     """The files that an import reads: those that are named, those below a folder, those that a client keeps.
 
     Raises:
-        BadInput: a client has kept none, or nothing at all is named.
+        BadInput: there are none at all.
 
     """
     files = [*below(paths), *(file for client in clients for file in kept_by(client, environ))]
-    if not files:
-        raise BadInput("There is nothing to import. Name a file, a folder that holds some, or a client by --from.")
+    if all(file.lacks for file in files):
+        nothing = "There is nothing to import. Name a file, a folder that holds some, or a client by --from."
+        raise BadInput(" ".join(file.lacks for file in files) or nothing)
     return files
 
 
@@ -182,6 +183,9 @@ def read(
 
 
 def _pieces(source: Source, source_format: str | None, project: str) -> Iterator[Piece]:
+    if source.lacks:
+        yield Piece(source.path, "", Unreadable(source.path, source.lacks))
+        return
     try:
         reading = transcripts.reading(source.path, source_format=source_format, project=project)
     except (Unreadable, OSError) as error:

@@ -300,15 +300,16 @@ _TYPED_VALUES = {  # what holds others comes first: a path's date is a part of t
     "hash": re.compile(r"\b(?=[0-9a-f]*\d)(?=[0-9a-f]*[a-f])[0-9a-f]{7,64}\b"),
     "date": re.compile(r"\b\d{4}-\d{2}-\d{2}(?:[T ]\d{2}:\d{2}(?::\d{2})?Z?)?\b"),
 }
-_INSTANCE = re.compile(r"(?<![\w-])([a-z]{3,}) (\d{1,3})\b")
+_OPTION = re.compile(r"(?<!\S)--?[A-Za-z][\w-]*")
+_INSTANCE = re.compile(r"(?<![\w-])([a-z]{3,}) (\d{1,3})\b(?![<>])")  # 2>&1 is a redirection of a shell
 
 
 def find_slots(task: str, steps: Sequence[Step]) -> tuple[Slot, ...]:
     """Name the values in these steps that another task would have different.
 
     Three kinds, each by its own evidence: words that the task names and an action takes as an argument (and that are
-    never a command themselves); values of a type that never repeats, such as a UUID or a date; and the number of an
-    instance, where the same word is seen with several numbers, as in *drawer 1, drawer 2*.
+    never a command themselves, nor an option's name); values of a type that never repeats, such as a UUID or a date;
+    and the number of an instance, where the same word is seen with several numbers, as in *drawer 1, drawer 2*.
     """
     actions = [s.action for s in steps]
     found: dict[str, dict[str, None]] = defaultdict(dict)
@@ -323,7 +324,7 @@ def find_slots(task: str, steps: Sequence[Step]) -> tuple[Slot, ...]:
 
 def _task_arguments(task: str, actions: Sequence[str]) -> list[str]:
     heads = {word for a in actions for word in keys.words(evidence.head(a))}
-    arguments = {word.casefold() for a in actions for word in _raw_words(a)} - heads
+    arguments = {word.casefold() for a in actions for word in _raw_words(_OPTION.sub(" ", a))} - heads
     # A task opens with its verb, which may be a sub-command too: `release publish` is no value of "publish the app".
     named_by_task = dict.fromkeys(w for w in _raw_words(task)[1:] if w.casefold() not in keys.STOP_WORDS)
     usable = (w for w in named_by_task if 2 < len(w) <= MAX_SLOT_VALUE and not w.isdigit())
@@ -343,7 +344,9 @@ def with_slots(text: str, slots: Sequence[Slot]) -> str:
     """The text with each slot's values replaced by the slot's name in braces, longest value first."""
     values = sorted(((v, s.name) for s in slots for v in s.examples), key=lambda pair: -len(pair[0]))
     for value, name in values:
-        text = re.sub(rf"(?<![\w{{]){re.escape(value)}(?![\w}}])", f"{{{name}}}", text, flags=re.IGNORECASE)
+        text = re.sub(
+            rf"(?<![\w{{])(?<!\s-)(?<!\s--){re.escape(value)}(?![\w}}])", f"{{{name}}}", text, flags=re.IGNORECASE
+        )
     return text
 
 
@@ -353,7 +356,7 @@ def script_lines(steps: Sequence[Step], slots: Sequence[Slot]) -> list[str]:
     lines: list[str] = []
     for step in steps:
         line = with_slots(cut(first_line(step.action), 300), slots)
-        line = re.sub(r"(\{\w+\}) \d{1,3}\b", r"\1", line)
+        line = re.sub(r"(\{\w+\}) \d{1,3}\b(?![<>])", r"\1", line)
         line = _INSTANCE.sub(lambda m: m[1] if m[1] in numbered_words else m[0], line)
         if not lines or lines[-1] != line:
             lines.append(line)

@@ -160,7 +160,7 @@ def import_all(options: argparse.Namespace, settings: Settings) -> Answer:
 
 
 def _unread(count: int) -> str:
-    return f"{count:,} of the named files could not be read; what was skipped tells why." if count else ""
+    return f"{count:,} of what was named could not be read; what was skipped tells why." if count else ""
 
 
 def _import_skills(options: argparse.Namespace, settings: Settings, found: Sequence[Path]) -> Answer:
@@ -176,7 +176,9 @@ def _import_skills(options: argparse.Namespace, settings: Settings, found: Seque
     lines = [f"{d.done or d.drift:>10}  {d.procedure_id:<14}  {d.file}" for d in done]
     told = [f"\n{d.name or d.file}: {d.drift}\n{d.note}" for d in done if d.note and d.drift != "new"]
     hint = ["\nTake the edits over by --revise."] if any(d.drift == "edited" and not d.done for d in done) else []
-    return Answer(done, [*lines, *told, *hint])
+    named = {str(file) for path in options.files for file in (path, path / "SKILL.md")}
+    unread = sum(d.drift == "unreadable" and d.file in named for d in done)
+    return Answer(done, [*lines, *told, *hint], problem=_unread(unread))
 
 
 def _import_preview(options: argparse.Namespace, settings: Settings, files: Sequence[Source]) -> Answer:
@@ -283,7 +285,8 @@ def search(options: argparse.Namespace, settings: Settings) -> Answer:
             found.id, str(found.revision), f"{match.score:.3f}", f"{match.relevance:.2f}", found.title, uses, match.why
         )
     if not recall.matches:
-        return Answer(answers.as_data(answer), [answer.note], NOTHING)
+        told = answer.note.replace(answers.NOTHING, "Nothing relevant is remembered.")  # the rest is said to agents
+        return Answer(answers.as_data(answer), [told], NOTHING)
     how = f"found by {recall.found}" + (f" ({recall.reason})" if recall.reason else "")
     return Answer(answers.as_data(answer), [how, table])
 
@@ -302,7 +305,9 @@ def listing(options: argparse.Namespace, settings: Settings) -> Answer:
             p.id, str(p.revision), p.status, p.project, p.title, str(c.uses), str(c.verified), str(c.successes)
         )
     if not found:
-        return Answer(found, ["no procedures"], NOTHING)
+        is_all = not (options.status or options.project or options.offset)
+        hint = "; `memp-mcp import --from CLIENT` learns from the sessions that a client has kept" if is_all else ""
+        return Answer(found, [f"no procedures{hint}"], NOTHING)
     return Answer(found, [table])
 
 
@@ -479,7 +484,7 @@ def install(options: argparse.Namespace, settings: Settings) -> Answer:
     command = joining.own_command(os.environ, settings.directory if "home" in settings.model_fields_set else None)
     changes = joining.install(options.clients, command, _host(), hooks=options.hooks, force=options.force)
     answer = _written(options, changes)
-    advice = joining.advice(options.clients, changes, _host())
+    advice = joining.advice(command, options.clients, changes, _host())
     return answer if options.dry_run else answer._replace(lines=[*answer.lines, *advice])
 
 
@@ -501,9 +506,11 @@ def _written(options: argparse.Namespace, changes: Sequence[FileChange]) -> Answ
     for change in changes if not options.dry_run else ():
         joining.carry_out(change)
     data = [{"client": c.client, "file": str(c.file), "diff": c.diff, "written": not options.dry_run} for c in changes]
+    if not changes:
+        return Answer(data, ["nothing to change"])
     if options.dry_run:
-        return Answer(data, ["nothing is changed"])
-    return Answer(data, [joining.done(c) for c in changes] or ["nothing to change"])
+        return Answer(data, ["nothing is changed yet: without --dry-run it will be"])
+    return Answer(data, [joining.done(c) for c in changes])
 
 
 def _host() -> Host:

@@ -17,7 +17,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -36,6 +36,11 @@ _ADDED_AFTER = 20
 _QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
 _PASSING = ("archive-v", "builds-v", "environments-v")  # the folders in which uv keeps environments for a while
 
+_OF_UVX = (
+    "It is started by uvx, from the package index: without it there, not at all, and for hooks, which are to answer at "
+    "once, slowly. Better: `uv tool install` or `pipx install`, and then install from that one."
+)
+
 Change = Callable[[str, Path, str, tuple[Part, ...]], str]
 
 
@@ -50,20 +55,24 @@ class FileChange(NamedTuple):
     @property
     def diff(self) -> str:
         """What changes, as a unified diff with a line of context, without the secrets that stand beside it."""
-        old, new = (_in_lines(text or "") for text in (self.old, self.new))
-        name_old, name_new = (os.devnull if text is None else str(self.file) for text in (self.old, self.new))
+        (old, new), how = _in_lines(self.old or "", self.new or "")
+        name_old, name_new = (os.devnull if t is None else f"{self.file}{how}" for t in (self.old, self.new))
         lines = difflib.unified_diff(old, new, name_old, name_new, lineterm="", n=1)
         clipped = (line if len(line) <= _SHOWN_LINE else f"{line[:_SHOWN_LINE]}…" for line in lines)
         return Redactor().text("\n".join(clipped))
 
 
-def _in_lines(text: str) -> list[str]:
-    """The lines of a file; where JSON stands in one long line, in those in which a change can be seen."""
-    lines = text.splitlines()
-    if any(len(line) > _SHOWN_LINE for line in lines):
+def _in_lines(*texts: str) -> tuple[list[list[str]], str]:
+    """The lines of files, and a remark: where JSON stands in one long line, in those in which a change can be seen."""
+    lines = [text.splitlines() for text in texts]
+    if any(len(line) > _SHOWN_LINE for of_one in lines for line in of_one):
         with suppress(ValueError):
-            return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines()
-    return lines
+            return [_laid_out(text) for text in texts], " (laid out to be read: what stands in it stays as it is)"
+    return lines, ""
+
+
+def _laid_out(text: str) -> list[str]:
+    return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines() if text.strip() else []
 
 
 class ClientState(Value):
@@ -437,9 +446,10 @@ def done(change: FileChange) -> str:
     return f"{change.file} is written" + (f"; as it was before: {kept.name}" if _text(kept) else "")
 
 
-def advice(names: Iterable[str], changes: Iterable[FileChange], host: Host) -> list[str]:
+def advice(command: Command, names: Iterable[str], changes: Sequence[FileChange], host: Host) -> list[str]:
     """What is left to do by hand, once this program is in."""
-    lines = [
+    lines = [_OF_UVX] if changes and len(command.words) > 1 and Path(command.words[0]).stem == "uvx" else []
+    lines += [
         f"{CLIENTS[name].title} has the plugin {CLIENTS[name].plugin}, which brings server and hooks: the hooks "
         f"are left out, but the tools come twice. One is enough: `memp-mcp uninstall {name}`, or /plugin."
         for name in dict.fromkeys(names)

@@ -63,7 +63,7 @@ def known(store: Store, procedure_id: str, *, revision: int | None = None) -> Kn
     checked_id("procedure", procedure_id)
     current = store.procedure(procedure_id)
     if current is None:
-        raise NotFound("procedure", procedure_id, "Call recall_procedure to get current ids.")
+        raise NotFound("procedure", procedure_id, "Call recall_procedure to get current ids, or `memp-mcp list`.")
     wanted = current if revision is None else store.revision(procedure_id, revision)
     if wanted is None:
         raise NotFound("revision", f"{procedure_id}@{revision}", f"The current revision is {current.revision}.")

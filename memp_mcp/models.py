@@ -373,7 +373,7 @@ def checked_id(kind: Literal["procedure", "trajectory", "recall"], value: str) -
         example = {"procedure": "p_3f2a9c0d1e4b", "trajectory": "t_0a1b2c3d4e5f67890a1b", "recall": "r_3f2a9c0d1e4b"}
         msg = (
             f"{value[:60]!r} is not a {kind} id: those look like {example[kind]}. "
-            "Copy it from an earlier answer, or call recall_procedure for current ids."
+            "Copy it from an earlier answer; recall_procedure and `memp-mcp list` tell current ids."
         )
         raise BadInput(msg)
     return value

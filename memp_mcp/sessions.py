@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 from memp_mcp import answers, evidence, judge, local, rebuild, retrieve, transcripts
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory, Recall
-from memp_mcp.models import Procedure, Step, Trajectory, storable
+from memp_mcp.models import Procedure, Step, Trajectory, stable_id, storable
 from memp_mcp.shown import Recalled, Shown
 from memp_mcp.transcripts import gemini_cli, session
 from memp_mcp.transcripts.found import in_project
@@ -55,6 +55,8 @@ _ENDS_OF_SESSION = frozenset({"SessionEnd", "sessionEnd"})
 _TAKE_NO_TEXT = frozenset({"beforeSubmitPrompt", "postToolUseFailure"})
 """Events of Cursor, whose documentation knows no text in the answer."""
 _CURSOR = "cursor"
+_BY_THE_USER = frozenset({"user", "rule:undone"})
+"""Who judges by what the user said or did, which may come after the tests have passed."""
 _SAID = ("error", "stderr", "llmContent", "output", "stdout", "content")
 
 FRAME = """\
@@ -281,8 +283,27 @@ class Sessions:
     def _record(self, trajectories: Sequence[Trajectory]) -> None:
         stored = self._memory.store.stored([t.id for t in trajectories])
         for trajectory in trajectories:
-            if trajectory.id not in stored:
-                self._memory.record(rebuild.without_lost_ids(self._memory, trajectory))
+            run = self._taken_back(trajectory) if trajectory.id in stored else trajectory
+            if run is not None:
+                self._memory.record(rebuild.without_lost_ids(self._memory, run))
+
+    def _taken_back(self, trajectory: Trajectory) -> Trajectory | None:
+        """A run that was stored as a success before the user said or showed otherwise, as the failure that it was.
+
+        What it had followed and what was built from it is blamed for it. None: it is no such run, or was told before.
+        """
+        reward = judge.judge(trajectory, rules=self._memory.rules)
+        if reward is None or reward.succeeded or reward.judged_by not in _BY_THE_USER:
+            return None
+        store = self._memory.store
+        known = store.trajectory(trajectory.id)
+        if known is None or not known.succeeded:
+            return None
+        built = (e.procedure_id for e in store.events(kind="evidence", trajectory_id=trajectory.id))
+        told = {name: value for name, value in trajectory if name not in {"id", "content_hash"}}
+        key = stable_id("k", trajectory.id, "taken back")
+        run = Trajectory.model_validate(told | {"key": key, "used": tuple(dict.fromkeys([*known.used, *built]))})
+        return None if store.stored([run.id]) else run
 
 
 def _has_met(procedure: Procedure, error: str) -> bool:

@@ -150,6 +150,17 @@ def test_a_command_that_the_task_names_is_no_slot() -> None:
     assert find_slots("clean the mug", steps("clean mug 1 with sinkbasin 1"))[0].examples == ("mug",)
 
 
+def test_the_name_of_an_option_is_no_slot() -> None:
+    taken = steps("vault rotate pay --token abc", "vault rotate pay --label=token")
+    slots = find_slots("rotate the token of pay", taken)
+
+    assert {s.name for s in find_slots("rotate the token of pay", taken[:1])} == {"pay"}
+    assert [with_slots(s.action, slots) for s in taken] == [
+        "vault rotate {pay} --token abc",
+        "vault rotate {pay} --label={token}",
+    ]
+
+
 def test_slots_replace_the_longest_value_first() -> None:
     slots = find_slots("deploy api-gateway of api", steps("push api-gateway", "push api"))
 
@@ -370,6 +381,19 @@ def test_the_number_after_a_command_or_a_flag_is_no_instance() -> None:
     taken = steps("chmod 755 run", "chmod 644 notes", "git clone --depth 1 x", "git fetch --depth 5 x")
 
     assert script_lines(taken, ()) == [s.action for s in taken]
+
+
+def test_the_number_of_a_redirection_is_none_of_an_instance() -> None:
+    taken = steps(
+        "bd show shop-gqc 2>/dev/null", ("mix credo 2>&1", "credo 3 checks"), "ls drawer 1 2>&1", "ls drawer 2"
+    )
+
+    assert script_lines(taken, find_slots("look at shop-gqc", taken)) == [
+        "bd show {shop_gqc} 2>/dev/null",
+        "mix credo 2>&1",
+        "ls drawer 2>&1",
+        "ls drawer",
+    ]
 
 
 def test_a_single_number_that_nothing_else_shows_is_kept() -> None:

@@ -204,6 +204,20 @@ def test_what_a_client_has_kept_is_shown_and_then_imported(
     assert "There are no sessions of codex" in shell.error("import", "--from", "codex")
 
 
+def test_a_client_that_has_kept_nothing_does_not_keep_others_from_being_imported(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CODEX_HOME", str(tmp_path / "none"))
+    good = tmp_path / "good.jsonl"
+    good.write_text(json.dumps(LINE), encoding="utf-8")
+
+    shown = shell.run("import", str(good), "--from", "codex", "--dry-run", code=1)
+    done = shell.data("import", str(good), "--from", "codex", code=1)
+
+    assert "There are no sessions of codex" in shown
+    assert (done["stored"], done["unread"]) == (1, 1)
+
+
 def test_one_broken_file_does_not_end_an_import_and_is_an_error_at_the_end(shell: Shell, tmp_path: Path) -> None:
     bad, good = tmp_path / "a_bad.jsonl", tmp_path / "good.jsonl"
     bad.write_text("no transcript", encoding="utf-8")
@@ -216,7 +230,7 @@ def test_one_broken_file_does_not_end_an_import_and_is_an_error_at_the_end(shell
     assert "success  by environment: publish the shop" in shown
     assert f"skipped {bad}: It is not complete JSON" in shown
     assert (done["stored"], done["unread"], done["skips"]) == (1, 1, 1)
-    assert "1 of the named files could not be read" in told
+    assert "1 of what was named could not be read" in told
 
 
 def test_many_skipped_places_are_not_all_listed(shell: Shell, tmp_path: Path) -> None:
@@ -292,9 +306,19 @@ def test_a_report_is_one_page(shell: Shell, procedure_id: str, tmp_path: Path) -
     assert "directory" in shell.error("report", "--html", str(tmp_path)).lower()
 
 
+def test_a_skill_that_is_named_and_cannot_be_read_is_an_error_at_the_end(shell: Shell, tmp_path: Path) -> None:
+    skill = tmp_path / "bake"
+    skill.mkdir()
+    (skill / "SKILL.md").write_text("no front matter", encoding="utf-8")
+
+    assert "unreadable" in shell.run("import", str(skill), code=1)
+    assert "unreadable" in shell.run("import", str(tmp_path)), "as one of many in a folder it is only told"
+
+
 def test_nothing_found_has_its_own_exit_code(shell: Shell) -> None:
     assert "Nothing relevant" in shell.run("search", "publish the shop", code=3)
-    assert "no procedures" in shell.run("list", code=3)
+    assert "record_trajectory" not in shell.run("search", "publish the shop", code=3), "that is said to agents"
+    assert "memp-mcp import --from" in shell.run("list", code=3)
 
 
 def test_a_procedure_and_its_trajectory_are_shown(shell: Shell, procedure_id: str) -> None:

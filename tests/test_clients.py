@@ -409,6 +409,18 @@ def test_a_file_of_one_long_line_is_shown_in_those_that_change(machine: Machine)
     assert "program-3" not in told
 
 
+def test_what_becomes_one_long_line_is_shown_against_the_same_layout(machine: Machine) -> None:
+    machine.has("codex")
+    machine.write(".codex/hooks.json", '{"hooks":{"Stop":[{"hooks":[{"type":"command","command":"theirs"}]}]}}')
+
+    told = machine.run("install", "codex", "--dry-run")
+
+    taken_away = [line for line in told.splitlines() if line.startswith("-") and not line.startswith("---")]
+    assert taken_away == []
+    assert "laid out to be read" in told
+    assert "without --dry-run" in told
+
+
 @pytest.mark.parametrize("client", CLIENTS)
 @pytest.mark.parametrize("broken", ["{", "\x00", "[1, 2"])
 def test_a_file_that_cannot_be_read_is_refused_and_left(machine: Machine, client: str, broken: str) -> None:
@@ -1007,6 +1019,18 @@ def test_from_an_environment_of_uvx_the_client_starts_uvx(tmp_path: Path, monkey
     assert own_command({"PATH": str(tmp_path)}).words == (str(uvx), "memp-mcp")
     with pytest.raises(BadInput, match=r"does not last\. Install it first, by `uv tool install memp-mcp`"):
         own_command({"PATH": ""})
+
+
+def test_that_uvx_is_slow_for_hooks_is_said(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine.has("zed")
+    uvx = machine.home / "uvx"
+    uvx.write_text("")
+    uvx.chmod(0o755)
+    monkeypatch.setenv("UV", str(machine.home / "uv"))
+    monkeypatch.setattr(sys, "prefix", str(machine.home / "archive-v0" / "x"))
+
+    assert "uv tool install" in machine.run("install", "zed")
+    assert "uv tool install" not in machine.run("install", "zed"), "nothing has changed"
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
 
-from memp_mcp.errors import BadInput
 from memp_mcp.transcripts.places import PLACES, below, kept_by
 
 KEPT = {
@@ -60,8 +60,10 @@ def test_a_client_that_was_moved_is_found_where_its_variable_says(client: str, t
 
 
 def test_a_client_that_has_kept_nothing_is_told_with_the_place(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match=r"no sessions of codex at .*rollout-.*Give the files"):
-        kept_by("codex", {"CODEX_HOME": str(tmp_path)})
+    [source] = kept_by("codex", {"CODEX_HOME": str(tmp_path)})
+
+    assert source.path == tmp_path
+    assert re.search(r"no sessions of codex at .*rollout-.*Give the files", source.lacks)
 
 
 def test_a_folder_gives_what_may_be_a_transcript_and_a_named_file_is_always_read(tmp_path: Path) -> None:

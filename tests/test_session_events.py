@@ -446,6 +446,37 @@ def test_what_shows_no_outcome_waits_for_what_the_user_says(memory: Memory, sess
     )
 
 
+def test_a_success_of_the_tests_that_the_user_complains_of_later_counts_as_a_failure_once(
+    memory: Memory, session: Session
+) -> None:
+    learn(memory, session.asks("Mend the login of the shop").runs("sed -i s/1/2/ shop.py", "").runs("pytest", PASSED))
+    [procedure] = memory.list_procedures()
+
+    session.asks("It still doesn't work.").runs("sed -i s/2/3/ shop.py", "").runs("pytest", PASSED)
+    for _ in range(2):
+        told = learn(memory, session)
+
+    by_whom = {run.feedback: run.reward and run.reward.judged_by for run in told if not run.succeeded}
+    counts = memory.get(procedure.id).counts
+    assert len(told) == 3
+    assert by_whom == {"It still doesn't work.": "user"}
+    assert (counts.verified, counts.successes) == (1, 0)
+
+
+def test_what_a_run_had_followed_is_blamed_when_the_user_complains_of_it_later(
+    taught: Memory, session: Session
+) -> None:
+    given = ask(taught, "UserPromptSubmit", prompt=PROMPT)
+    [procedure] = taught.list_procedures()
+    session.asks(PROMPT).hook_says(given).runs("release.py sign 2.0.1", "signed")
+    learn(taught, session.runs("release.py publish 2.0.1", "published").runs("pytest", PASSED))
+
+    learn(taught, session.asks("No, that is wrong.").runs("release.py undo", "undone"))
+
+    counts = taught.get(procedure.id).counts
+    assert (counts.verified, counts.successes) == (2, 1)
+
+
 def test_at_the_end_of_a_session_the_rest_is_kept_with_an_unknown_outcome(memory: Memory, session: Session) -> None:
     session.asks("Start the shop").runs("make start", "started")
 

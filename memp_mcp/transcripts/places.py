@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from memp_mcp.errors import BadInput
 from memp_mcp.transcripts import opencode
 
 SUFFIXES = {".json", ".jsonl", ".traj", ".db", ".gz", ".xz"}
@@ -20,10 +19,11 @@ class Place(NamedTuple):
 
 
 class Source(NamedTuple):
-    """A file to read; one that was not named by the user may be of no known format."""
+    """A file to read; one that was not named by the user may be of no known format. *lacks* says why there is none."""
 
     path: Path
     named: bool
+    lacks: str = ""
 
 
 def _home(environ: Mapping[str, str], *names: str, default: str) -> Path:
@@ -54,17 +54,14 @@ PLACES = {
 
 
 def kept_by(client: str, environ: Mapping[str, str]) -> list[Source]:
-    """The sessions that a client has kept, the oldest first.
-
-    Raises:
-        BadInput: there are none where this client keeps them.
-    """
+    """The sessions that a client has kept, the oldest first; where there are none, its folder with the reason."""
     place = PLACES[client]
     folder = place.folder(environ)
     files = {file for pattern in place.patterns for file in folder.glob(pattern) if file.is_file()}
     if not files:
         where = " or ".join(str(folder / pattern) for pattern in place.patterns)
-        raise BadInput(f"There are no sessions of {client} at {where}. Give the files or their folder instead.")
+        lacks = f"There are no sessions of {client} at {where}. Give the files or their folder instead."
+        return [Source(folder, named=True, lacks=lacks)]
     return [Source(file, named=False) for file in sorted(files, key=lambda file: (file.stat().st_mtime, file))]
 
 
