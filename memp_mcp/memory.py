@@ -455,7 +455,7 @@ class Memory:
         current = self.get(procedure_id).procedure
         if current.status == "retired":
             raise BadInput(f"{procedure_id} is retired already; restore brings it back, forget removes it for good.")
-        return self._by_hand(revisions.retired(current, author=author, reason=reason))
+        return self._by_hand(revisions.retired(current, author=author, reason=redact.Redactor().text(reason)))
 
     def approve(self, procedure_id: str, *, share: bool = False, author: str = "user") -> list[Change]:
         """Vouch for a procedure as a person: it is no longer provisional; with *share* it is for all projects as well.

@@ -101,6 +101,7 @@ _PREFIXED = (
     ("FLY_API_TOKEN", "fm1r_ fm1a_ fm2_ fo1_", r"[A-Za-z0-9_+/=-]{40,}"),
     ("DYNATRACE_TOKEN", "dt0c01. dt0s01. dt0s02. dt0s16.", r"[A-Za-z0-9]{20,64}\.[A-Za-z0-9]{40,}"),
     ("DROPBOX_TOKEN", "sl.", r"(?:u\.)?(?=[A-Za-z_-]{0,80}\d)[A-Za-z0-9_-]{100,}"),
+    ("MEMP_TOKEN", "memp_", r"(?=[a-z0-9_-]{0,40}[A-Z])[A-Za-z0-9_-]{32,}"),
     ("PRIVATE_KEY", _ENCODED_PEM, r"[A-Za-z0-9+/=]{16,}"),
 )
 _START = r"(?:(?<![\w-])|(?<=\\[nrt])|(?<=\[\dm)|(?<=\[\d\dm))"  # also after an escaped line end, after a colour
@@ -369,6 +370,8 @@ class _Redacting:
         if record.exc_info and record.exc_info[0] is not None:
             told = logging.Formatter().formatException(record.exc_info)
             record.exc_text = redactor.text(told)  # which formatters print instead of the exception
+            if record.exc_text != told:
+                record.exc_info = None  # the SDK's handler, where rich is installed, would draw it anew
         return record
 
 

@@ -72,6 +72,8 @@ steps. """
     + CORRECTION_FORM
 )
 
+STATS = "memp://stats"
+
 DESCRIPTIONS = {
     "recall_procedure": (
         "How was this done before? Call before a task, and with `error` when stuck: scripts that worked, "
@@ -379,7 +381,7 @@ def _add_resources(server: MCPServer[Any], memory: Callable[[], Memory]) -> None
         """A recorded trajectory, as it is stored."""
         return _read(memory, lambda memp: memp.trajectory(id)).model_dump_json(exclude_defaults=True)
 
-    @server.resource("memp://stats", title="The memory in figures", mime_type="application/json")
+    @server.resource(STATS, title="The memory in figures", mime_type="application/json")
     def stats() -> str:
         """Procedures, recalls, uses; success, steps and tokens with and without a procedure; size; LLM tokens used."""
         return _read(memory, lambda memp: memp.stats(projects={memp.settings.project, ""})).model_dump_json()

@@ -40,7 +40,8 @@ from starlette.types import Scope as Connection
 
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.models import MAX_CHARACTERS
-from memp_mcp.server import no_message, not_json
+from memp_mcp.redact import Redactor
+from memp_mcp.server import STATS, no_message, not_json
 from memp_mcp.tokens import Scope, Tokens
 
 if TYPE_CHECKING:
@@ -110,9 +111,11 @@ class Guard:
     async def __call__(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> HandlerResult:
         """Pass a message on, and what came of it without the paths of this server: MCP middleware."""
         try:
-            if ctx.method != "tools/call":
-                return await call_next(ctx)
-            return _retold(await self._called(ctx, call_next), self._named)
+            if ctx.method == "tools/call":
+                return _retold(await self._called(ctx, call_next), self._named)
+            result = await call_next(ctx)
+            of_stats = ctx.method == "resources/read" and str((ctx.params or {}).get("uri")) == STATS
+            return _reread(result, self._named) if of_stats else result
         except MCPError as error:
             raise MCPError(error.code, self._named(error.message), error.data) from error
 
@@ -281,6 +284,13 @@ def _retold(result: HandlerResult, told: Callable[[str], str]) -> HandlerResult:
     return {**result, "content": [{"type": "text", "text": text}], "structuredContent": data | anew}
 
 
+def _reread(result: HandlerResult, told: Callable[[str], str]) -> HandlerResult:
+    """The figures of the memory, which name its directory, as *told*."""
+    if not isinstance(result, dict):
+        return result
+    return {**result, "contents": [{**c, "text": told(c["text"])} for c in result["contents"]]}
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -332,8 +342,7 @@ class _Journal:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        told = Headers(scope=scope).get("x-request-id", "")
-        request_id = told if _REQUEST_ID.fullmatch(told) else uuid.uuid4().hex
+        request_id = _identity(Headers(scope=scope).get("x-request-id", ""))
         _request_id.set(request_id)
         statuses: list[int] = []
         started = time.perf_counter()
@@ -350,6 +359,12 @@ class _Journal:
         if self._meters:
             method = scope["method"] if scope["method"] in {"GET", "POST", "DELETE"} else "other"
             self._meters.request(method=method, path=path, status=status)
+
+
+def _identity(told: str) -> str:
+    """The id of a request: the one that it was given, unless that cannot be one, or is a secret: logs carry none."""
+    fits = _REQUEST_ID.fullmatch(told) and Redactor().text(told) == told
+    return told if fits else uuid.uuid4().hex
 
 
 class _Complaints:

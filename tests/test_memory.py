@@ -215,6 +215,15 @@ def test_secrets_never_reach_the_disk(memory: Memory) -> None:
     assert all(secret not in t.model_dump_json() for t in memory.store.all_trajectories())
 
 
+def test_a_secret_in_the_reason_of_a_retirement_never_reaches_the_disk(memory: Memory) -> None:
+    secret = "ghp_" + "a1B2" * 9
+    memory.record(won("push", ("git push", "ok")))
+    told = memory.retire(only(memory).id, reason=f"it prints {secret}")
+
+    assert secret not in told.model_dump_json()
+    assert all(secret not in p.model_dump_json() for p in memory.history(told.procedure.id))
+
+
 def test_a_secret_in_the_name_of_a_project_or_client_never_reaches_the_disk(memory: Memory) -> None:
     secret = "ghp_" + "a1B2" * 9
     project, client = f"shop {secret}", f"agent {secret}"

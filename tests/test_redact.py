@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import logging
 import os
@@ -16,6 +17,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.logging import RichHandler
 
 from memp_mcp.models import Event, Reward, Step, Trajectory
 from memp_mcp.redact import Redactor, keep_out_of_logs, redact_trajectory, redact_value
@@ -96,6 +99,7 @@ KINDS: dict[str, Callable[[random.Random], str]] = {
     "fly": lambda r: "fm" + "2_" + _pick(r, BASE64, 100),
     "dynatrace": lambda r: "dt0" + f"c01.{_pick(r, ALNUM, 24).upper()}.{_pick(r, ALNUM, 64).upper()}",
     "dropbox": lambda r: "s" + "l.u." + _pick(r, URLSAFE, 140),
+    "memp": lambda r: "memp" + "_" + _pick(r, URLSAFE, 43),
 }
 SENTENCES = (
     "I will use {} for this.",
@@ -230,6 +234,7 @@ LEFT_ALONE = (
     "http://localhost:8080/a1@b redis://cache:6379/0@x1 https://unpkg.com:443/@scope/pkg1@1.2.3",
     "ssh://git@host:22/x1@y2 https://my-user-2@bitbucket.org/x",
     "Authorization: required for the api; authorization: Basic auth is used",
+    "memp_mcp_record_trajectory_and_reflect_failure memp_http_requests_total_by_path_and_status",
     "cd /x;PWD=/a/b1; AWS Secret Access Key [****************Nx1A]: ",
     "",
 )
@@ -420,3 +425,25 @@ def test_no_log_record_carries_a_secret_nor_does_a_traceback(caplog: pytest.LogC
     assert "denied for ${GITHUB_TOKEN}" in caplog.text
     assert "ValueError: invalid literal for int() with base 10: '${GITHUB_TOKEN}'" in caplog.text
     assert secret not in caplog.text
+
+
+def test_nor_does_a_traceback_that_the_log_draws_from_the_exception_itself() -> None:
+    """The SDK logs by rich where that is installed, and that asks no formatter."""
+    secret = KINDS["github classic"](random.Random(11))
+    before = logging.getLogRecordFactory()
+    drawn = io.StringIO()
+    other = logging.getLogger("another.library")
+    handler = RichHandler(console=Console(file=drawn, width=200), rich_tracebacks=True)
+    other.addHandler(handler)
+    try:
+        keep_out_of_logs()
+        try:
+            int(secret)
+        except ValueError:
+            other.exception("it broke")
+    finally:
+        other.removeHandler(handler)
+        logging.setLogRecordFactory(before)
+
+    assert "${GITHUB_TOKEN}" in drawn.getvalue()
+    assert secret not in drawn.getvalue()

@@ -252,6 +252,16 @@ async def test_the_paths_of_the_server_are_no_business_of_a_client(tmp_path: Pat
     assert str(tmp_path) not in text + str(caught.value)
 
 
+@ERAS
+async def test_the_figures_of_the_memory_do_not_tell_where_it_is(server: Served, era: str) -> None:
+    async with client(server, "reader", era) as connected:
+        told = await connected.read_resource("memp://stats")
+
+    text = told.contents[0].text  # type: ignore[union-attr]  # text
+    assert json.loads(text)["directory"] == "MEMP_HOME"
+    assert str(server.home) not in text
+
+
 def test_a_note_is_told_without_the_paths_of_the_server_and_what_is_recalled_as_it_is() -> None:
     data = {"procedures": [{"title": "clean /srv/memp"}], "note": "no id (/srv/memp is full)", "notes": ["x /srv/memp"]}
     result = {"content": [], "structuredContent": data, "isError": False}
@@ -353,6 +363,17 @@ def test_a_request_has_an_id_that_the_log_tells(server: Served) -> None:
     assert forged.headers["X-Request-ID"] != "a b{}"
     assert "deploy-17 POST /mcp 200 reader" in log
     assert not any(secret in log for secret in server.tokens.values())
+
+
+def test_a_secret_in_the_place_of_a_request_id_is_in_no_log(server: Served) -> None:
+    secret = "gh" + "p_" + "Zq9X" * 9
+    answered = hello(server, Authorization=bearer(server, "reader"), X_Request_ID=secret)
+    log = ""
+    while answered.headers["X-Request-ID"] not in log:
+        log = (server.home.parent / "server.log").read_text()
+
+    assert answered.headers["X-Request-ID"] != secret
+    assert secret not in log
 
 
 def test_more_than_the_rate_is_refused_until_it_is_not(tmp_path: Path) -> None:
