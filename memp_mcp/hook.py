@@ -6,7 +6,8 @@ is an empty object to Cursor, which reads JSON. So it imports the standard libra
 no typing. Without a server it is silent; but the end of a turn or session is written down, for the next server to learn
 from.
 
-The settings that it follows: MEMP_HOME, MEMP_HOOKS and MEMP_HOOK_SECONDS.
+The settings that it follows: MEMP_HOME, MEMP_PROJECT, MEMP_HOOKS and MEMP_HOOK_SECONDS. The project goes with what it
+asks and notes, since the server that answers may be that of a session in another one.
 """
 
 from __future__ import annotations
@@ -58,6 +59,10 @@ def _seconds() -> float:
         return SECONDS
 
 
+def _project() -> str:
+    return os.environ.get("MEMP_PROJECT", "")
+
+
 def _leave_at(moment: float, silence: bytes) -> NoReturn:
     time.sleep(max(0.0, moment - time.monotonic()))
     _leave(silence)
@@ -102,7 +107,7 @@ def _said(event: str, client: str, home: str, until: float) -> bytes:
         _note(event, client, home, told)
         local.ask(home, {"event": event}, until=until)
         return b""
-    answer = _answer(home, {"event": event, "client": client, "told": told}, until)
+    answer = _answer(home, {"event": event, "client": client, "project": _project(), "told": told}, until)
     output = answer.get("output") if answer else None
     return json.dumps(output).encode() if output and isinstance(output, dict) else b""
 
@@ -135,7 +140,7 @@ def _note(event: str, client: str, home: str, told: dict[str, Any]) -> None:
     transcript = told.get("transcript_path")
     if not isinstance(transcript, str) or not transcript:
         return
-    note = {"client": client, "event": event, "transcript": transcript}
+    note = {"client": client, "event": event, "transcript": transcript, "project": _project()}
     spool = local.private(os.path.join(local.private(os.path.join(home, "run")), "spool"))
     path = os.path.join(spool, hashlib.sha256(transcript.encode("utf-8", "replace")).hexdigest()[:24])
     begun = f"{path}.{os.getpid()}"

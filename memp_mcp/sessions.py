@@ -76,9 +76,10 @@ Over = Literal["session", "turn", "nothing"]
 
 
 class _Asker(NamedTuple):
-    """Who waits for an answer, and until when (`time.monotonic`)."""
+    """Who waits for an answer, in which project, and until when (`time.monotonic`)."""
 
     client: str
+    project: str
     until: float
 
 
@@ -129,7 +130,7 @@ class Sessions:
         if "recall" not in self._memory.settings.hooks or not isinstance(told, dict):
             return {}
         told = json.loads(str(storable(json.dumps(told, ensure_ascii=False))))  # a client may cut an emoji in two
-        asker = _Asker(str(question.get("client", "")), until)
+        asker = _Asker(str(question.get("client", "")), str(question.get("project", "")), until)
         try:
             text = self._said(event, asker, told)
         except (MempError, OSError) as error:
@@ -174,7 +175,7 @@ class Sessions:
         return self._recalled(asker, shown, task=self._prompts.get(shown.session) or action, error=error)
 
     def _greeting(self, asker: _Asker) -> str:
-        of_status = self._memory.store.statuses(projects={self._memory.settings.project, ""})
+        of_status = self._memory.store.statuses(projects={asker.project, ""})
         count = of_status.get("active", 0) + of_status.get("provisional", 0)
         if not count:
             return ""
@@ -198,7 +199,7 @@ class Sessions:
             return Recalled()
         if self._memory.vectorizer.background.ready(0) is None:
             return None  # a client would wait for it in vain
-        recall = self._memory.recall(task, error=error, limit=PROCEDURES, client=asker.client)
+        recall = self._memory.recall(task, error=error, limit=PROCEDURES, project=asker.project, client=asker.client)
         if time.monotonic() >= asker.until:
             return Recalled()  # nobody is waiting any more
         if recall.found == "withheld":
@@ -243,7 +244,7 @@ class Sessions:
 
     def _is_done(self, note: _Note) -> bool:
         try:
-            return self.learn_from(Path(note.transcript), client=note.client, over=note.over)
+            return self.learn_from(Path(note.transcript), client=note.client, over=note.over, project=note.project)
         except (BadInput, OSError, ValueError) as error:
             log.warning("nothing can be learnt from %s: %s", note.transcript, error)
             return True
@@ -251,7 +252,7 @@ class Sessions:
             log.warning("nothing was learnt from %s: %s", note.transcript, error)
             return False
 
-    def learn_from(self, transcript: Path, *, client: str, over: Over) -> bool:
+    def learn_from(self, transcript: Path, *, client: str, over: Over, project: str = "") -> bool:
         """Record what is over in a session, each trajectory once; tells whether that was all of it.
 
         Args:
@@ -259,6 +260,7 @@ class Sessions:
             client: Its format; one of the clients that have hooks.
             over: What has ended. With the session nothing in it is open any more; after a turn the last trajectory is
                 taken only if its evidence tells how it went, in the middle of one it is not taken at all.
+            project: Where the session was; empty: in the memory's own, since to share what may not be would be worse.
 
         Raises:
             BadInput: it is not a transcript.
@@ -272,7 +274,8 @@ class Sessions:
             found = [e for e in transcripts.episodes(path, source_format=client) if not e.is_recorded]
             taken = [e.trajectory for e in found if self._is_over(e, over)]
             complete = complete and len(taken) == len(found)
-            self._record([t for t in in_project(taken, self._memory.settings.project) if isinstance(t, Trajectory)])
+            of_project = in_project(taken, project or self._memory.settings.project)
+            self._record([t for t in of_project if isinstance(t, Trajectory)])
         return complete
 
     def _is_over(self, episode: transcripts.Located, over: Over) -> bool:
@@ -383,6 +386,7 @@ class _Note(NamedTuple):
     client: str
     transcript: str
     over: Over
+    project: str
 
     @property
     def is_final(self) -> bool:
@@ -414,7 +418,7 @@ def _notes(run: Path) -> Iterator[_Note]:
             told = json.loads(path.read_bytes())
             written = path.stat().st_mtime_ns
             over = "session" if told["event"] in _ENDS_OF_SESSION else _over(Path(told["transcript"]), written)
-            found.append(_Note(path, written, told["client"], told["transcript"], over))
+            found.append(_Note(path, written, told["client"], told["transcript"], over, str(told.get("project", ""))))
     yield from sorted(found, key=lambda note: note.written)
 
 

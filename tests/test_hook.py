@@ -128,7 +128,8 @@ def test_the_end_of_a_turn_in_cursor_is_written_down_if_there_is_a_transcript(tm
     assert says_nothing(hook(tmp_path, "sessionEnd", "--client", "cursor", stdin=no_transcript))
 
     [note] = (tmp_path / "run" / "spool").iterdir()
-    assert json.loads(note.read_text()) == {"client": "cursor", "event": "stop", "transcript": "/t.jsonl"}
+    noted = {"client": "cursor", "event": "stop", "transcript": "/t.jsonl", "project": ""}
+    assert json.loads(note.read_text()) == noted
 
 
 def test_the_home_can_be_named_on_the_command_line(tmp_path: Path, serve: Callable[[Answer], None]) -> None:
@@ -204,11 +205,12 @@ def test_the_end_of_a_turn_is_written_down_for_the_next_server(tmp_path: Path) -
     told = json.dumps({"transcript_path": "/t.jsonl", "session_id": "s"}).encode()
 
     assert silent(hook(tmp_path, "Stop", "--client", "codex", stdin=told))
-    assert silent(hook(tmp_path, "SessionEnd", "--client", "codex", stdin=told))
+    assert silent(hook(tmp_path, "SessionEnd", "--client", "codex", stdin=told, MEMP_PROJECT="shop"))
     assert silent(hook(tmp_path, "Stop", "--client", "codex", stdin=b'{"transcript_path": null}'))
 
     [note] = (tmp_path / "run" / "spool").iterdir()  # one for each transcript: the latest
-    assert json.loads(note.read_text()) == {"client": "codex", "event": "SessionEnd", "transcript": "/t.jsonl"}
+    noted = {"client": "codex", "event": "SessionEnd", "transcript": "/t.jsonl", "project": "shop"}
+    assert json.loads(note.read_text()) == noted
 
 
 @pytest.mark.parametrize(("hooks", "event"), [("off", "Stop"), ("recall", "Stop"), ("record", "UserPromptSubmit")])

@@ -33,7 +33,8 @@ PROMPT = "Publish release 2.0.1 of the shop app using release.py"
 
 def ask(memory: Memory, event: str, **told: Any) -> str:
     """What the model is told at an event; empty where the hook is silent."""
-    question = {"event": event, "client": "codex", "seconds": 60.0, "told": {"session_id": "s"} | told}
+    told, project = {"session_id": "s"} | told, str(told.pop("project", ""))
+    question = {"event": event, "client": "codex", "project": project, "seconds": 60.0, "told": told}
     answer = Sessions(memory).answer(question)
     if not answer:
         return ""
@@ -213,9 +214,20 @@ def test_the_start_of_a_session_is_one_line_or_silence(open_memory: OpenMemory) 
 
     memory.record_all([PUBLISH, won("Brew the coffee", "brew", project="shop"), won("Sow rye", "sow", project="farm")])
 
-    line = ask(memory, "SessionStart", source="startup")
+    line = ask(memory, "SessionStart", project="shop", source="startup")
     assert "remembers 2 procedures" in line
     assert "\n" not in line
+
+
+def test_a_session_is_told_of_its_own_project_whichever_server_answers(open_memory: OpenMemory) -> None:
+    memory = open_memory(project="shop")
+    memory.record_all([PUBLISH.model_copy(update={"project": "shop"}), won("Brew the coffee", "brew", project="farm")])
+
+    assert ask(memory, "UserPromptSubmit", project="shop", prompt=PROMPT)
+    assert not ask(memory, "UserPromptSubmit", project="farm", prompt=PROMPT)
+    assert not ask(memory, "UserPromptSubmit", prompt=PROMPT)
+    assert "remembers 1 procedure " in ask(memory, "SessionStart", project="farm")
+    assert not ask(memory, "SessionStart")
 
 
 def test_what_is_switched_off_stays_silent(open_memory: OpenMemory) -> None:
@@ -531,6 +543,24 @@ def test_sub_agents_with_files_of_their_own_are_recorded_apart(memory: Memory, s
     assert {run.task for run in learn(memory, session)} == {"Find the tests", "Mend the tests of the shop"}
 
 
+@pytest.mark.parametrize(
+    ("told", "recorded_in"), [({"project": "farm"}, "farm"), ({"project": ""}, "shop"), ({}, "shop")]
+)
+def test_a_session_is_recorded_in_its_own_project_whichever_server_learns_from_it(
+    open_memory: OpenMemory, session: Session, told: dict[str, str], recorded_in: str
+) -> None:
+    memory = open_memory(project="shop")
+    session.asks("Sow the rye on the field").runs("sow rye", "sown")
+    spool = memory.settings.directory / "run" / "spool"
+    spool.mkdir(parents=True)
+    note = {"client": "claude-code", "event": "SessionEnd", "transcript": str(session.path)} | told
+    (spool / "note.json").write_text(json.dumps(note))
+
+    take_up(memory)
+
+    assert [t.project for t in memory.store.all_trajectories()] == [recorded_in]
+
+
 def test_what_is_no_transcript_is_refused(memory: Memory, session: Session) -> None:
     with pytest.raises(BadInput, match="format"):
         Sessions(memory).learn_from(session.path, client="nobody", over="session")
@@ -606,9 +636,9 @@ def test_a_note_that_is_written_anew_meanwhile_is_kept(memory: Memory, session: 
     left = note(memory, session, "SessionEnd")
 
     class Meanwhile(Sessions):
-        def learn_from(self, transcript: Path, *, client: str, over: Over) -> bool:
+        def learn_from(self, transcript: Path, *, client: str, over: Over, project: str = "") -> bool:
             os.utime(left, (1, 1))
-            return super().learn_from(transcript, client=client, over=over)
+            return super().learn_from(transcript, client=client, over=over, project=project)
 
     Meanwhile(memory).look({})
 
@@ -619,9 +649,9 @@ def test_a_session_is_not_read_again_before_there_is_news(memory: Memory, sessio
     read: list[Path] = []
 
     class Counting(Sessions):
-        def learn_from(self, transcript: Path, *, client: str, over: Over) -> bool:
+        def learn_from(self, transcript: Path, *, client: str, over: Over, project: str = "") -> bool:
             read.append(transcript)
-            return super().learn_from(transcript, client=client, over=over)
+            return super().learn_from(transcript, client=client, over=over, project=project)
 
     session.asks("Start the shop").runs("make start", "started")
     note(memory, session, "Stop")

@@ -29,9 +29,9 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "memory"
 
 
-def environment(home: Path) -> dict[str, str]:
+def environment(home: Path, project: str = "") -> dict[str, str]:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("MEMP_")}
-    return inherited | {"MEMP_HOME": str(home), "MEMP_HOOK_SECONDS": str(SECONDS)}
+    return inherited | {"MEMP_HOME": str(home), "MEMP_HOOK_SECONDS": str(SECONDS), "MEMP_PROJECT": project}
 
 
 def until(is_so: Callable[[], object]) -> None:
@@ -43,11 +43,13 @@ def until(is_so: Callable[[], object]) -> None:
 
 
 @contextmanager
-def server(home: Path) -> Iterator[subprocess.Popen[bytes]]:
+def server(home: Path, project: str = "") -> Iterator[subprocess.Popen[bytes]]:
     """A server whose memory is open; it ends with its client, unless it has been killed."""
     hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "client", "version": "1"}}
     command = [sys.executable, "-m", "memp_mcp"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(home)) as process:
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(home, project)
+    ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         for number, (method, params) in enumerate([("initialize", hello), ("tools/list", {})]):
@@ -59,7 +61,7 @@ def server(home: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
 
 
-def hook(home: Path, event: str, **told: object) -> str:
+def hook(home: Path, event: str, project: str = "", **told: object) -> str:
     """What the model is told at an event; empty where the hook is silent."""
     done = subprocess.run(
         [sys.executable, "-m", "memp_mcp", "hook", event, "--client", "codex"],
@@ -67,7 +69,7 @@ def hook(home: Path, event: str, **told: object) -> str:
         text=True,
         capture_output=True,
         check=True,
-        env=environment(home),
+        env=environment(home, project),
     )
     assert done.stderr == ""
     return str(json.loads(done.stdout)["hookSpecificOutput"]["additionalContext"]) if done.stdout else ""
@@ -204,6 +206,17 @@ def test_a_server_that_is_stopped_holds_up_nobody(home: Path, tmp_path: Path) ->
             assert "1 procedure " in hook(home, "SessionStart")
         finally:
             stopped.send_signal(signal.SIGCONT)
+
+
+def test_a_session_is_told_nothing_of_another_project_by_the_server_of_that(home: Path, tmp_path: Path) -> None:
+    record = [sys.executable, "-m", "memp_mcp", "import", str(own(tmp_path / "one.jsonl"))]
+    subprocess.run([*record, "--project", "shop"], check=True, env=environment(home), capture_output=True)
+
+    with server(home, "farm"), server(home, "shop"):
+        told = {project: hook(home, "SessionStart", project) for project in ("shop", "farm", "")}
+
+    assert "1 procedure " in told["shop"]
+    assert told["farm"] == told[""] == ""
 
 
 def test_a_server_on_http_answers_the_hooks_of_its_machine(home: Path, tmp_path: Path) -> None:
