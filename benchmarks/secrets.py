@@ -186,6 +186,7 @@ SHAPES: Mapping[str, Make] = {
     "Fly": chars(BASE64, 200, "fm" + "2_"),
     "Dynatrace": lambda r: "dt0" + f"c01.{chars(UPPER, 24)(r)}.{chars(UPPER, 64)(r)}",
     "Dropbox": either(chars(URLSAFE, 140, "s" + "l."), chars(URLSAFE, 140, "s" + "l.u.")),
+    "memp-mcp": chars(URLSAFE, 43, "memp" + "_"),
 }
 CARRIERS: Mapping[str, str] = {
     "shell": "$ tool --verbose deploy {} && echo done",

@@ -139,7 +139,10 @@ _PLACED = (
     (
         "PASSWORD",
         "@",
-        r"""://[^\s:/@"'<>`]{0,100}:(?P<s>[^\s/@"'<>`]{1,300}(?:@[^\s/@"'<>`?,;&]{1,100}){0,3})@""",
+        (
+            r"""://[^\s:/@"'<>`]{0,100}:(?P<s>[^\s/@"'<>`]{1,300}"""
+            r"""(?:@(?:[^\s/@"'<>`?,;&]|\?(?![^\s@]{0,100}=)){1,100}){0,3})@"""
+        ),
     ),
     (  # with a slash, which a URL of the web has in its path
         "PASSWORD",
@@ -443,7 +446,12 @@ def _is_literal(name: str, match: re.Match[str]) -> bool:
 
 
 def _is_random(value: str) -> bool:
-    return len(value) >= 20 and not _WORDS.fullmatch(value)
+    return len(value) >= 20 and (not _WORDS.fullmatch(value) or _is_scrambled(value))
+
+
+def _is_scrambled(value: str) -> bool:
+    """Whether these are letters alone, in both cases as no name of anything has them."""
+    return value.isalpha() and 0.25 <= sum(map(str.isupper, value)) / len(value) <= 0.75
 
 
 def _is_mixed(value: str) -> bool:

@@ -73,6 +73,8 @@ steps. """
 )
 
 STATS = "memp://stats"
+LONGEST_CURSOR = 18
+"""Digits of a number that the store can skip to."""
 
 DESCRIPTIONS = {
     "recall_procedure": (
@@ -430,8 +432,8 @@ class _Skills(Extension):
     ) -> dict[str, Any]:
         def look_up() -> dict[str, Any]:
             cursor = (params and params.cursor) or "0"
-            if not cursor.isdecimal():
-                raise BadInput(f"{cursor!r} is no cursor of skills/list. Begin without one.")
+            if not cursor.isdecimal() or len(cursor) > LONGEST_CURSOR:
+                raise BadInput(f"{cursor[:80]!r} is no cursor of skills/list. Begin without one.")
             memp = self._memory()
             page = skill_folders.page(memp, int(cursor))
             texts = [skills.written(p, memp.store.id) for p in page.procedures]

@@ -595,6 +595,7 @@ async def test_only_the_skills_of_the_project_are_served(open_memory: OpenMemory
         ("skills/get", {"uri": "memp://stats"}, "is no skill"),
         ("skills/get", {"uri": "skill://unverified-000000000001/SKILL.md"}, "no verified success"),
         ("skills/list", {"cursor": "x"}, "no cursor"),
+        ("skills/list", {"cursor": "9" * 5000}, "no cursor"),
     ],
 )
 async def test_what_is_not_served_is_refused(memory: Memory, method: str, params: dict[str, Any], why: str) -> None:
