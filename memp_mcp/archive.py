@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, reduce
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 from pydantic import Field, ValidationError
 
@@ -425,3 +427,37 @@ def export(memory: Memory) -> Iterator[str]:
             damaged.append(error)
     if damaged:
         raise StoreDamaged(f"The export is complete but for what could not be read. {damaged[0]}") from damaged[0]
+
+
+def export_to(memory: Memory, file: Path) -> int:
+    """Write the export to a file, which gets its name at the end: an earlier one stays until this one is there.
+
+    Returns how many lines there are.
+
+    Raises:
+        StoreDamaged: not everything could be read; the rest is in the file.
+        OSError: the file cannot be written; an earlier one is as it was.
+
+    """
+    if file.exists() and not file.is_file():  # a pipe has no place for another one beside it
+        with file.open("w", encoding="utf-8") as out:
+            return _lines_to(out, memory)
+    place = file.resolve()
+    descriptor, unfinished = tempfile.mkstemp(prefix=".memp-", suffix=".unfinished", dir=place.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
+            count = _lines_to(out, memory)
+        Path(unfinished).replace(place)
+    except StoreDamaged:
+        Path(unfinished).replace(place)
+        raise
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+    return count
+
+
+def _lines_to(out: TextIO, memory: Memory) -> int:
+    count = 0
+    for count, line in enumerate(export(memory), start=1):  # noqa: B007 - how many there were is the answer
+        out.write(line + "\n")
+    return count

@@ -10,7 +10,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -210,20 +210,19 @@ def _skips(count: int, reasons: Sequence[str]) -> list[str]:
 
 def export(options: argparse.Namespace, settings: Settings) -> Answer:
     """Write the whole memory as JSON lines, or what is verified as skills."""
-    from memp_mcp.archive import export  # noqa: PLC0415 - imports LanceDB
+    from memp_mcp.archive import export, export_to  # noqa: PLC0415 - imports LanceDB
 
     if options.skills:
         return _export_skills(options, settings)
     if options.project is not None or options.force:
         raise BadInput("--project and --force are for --skills DIR; a file holds the whole memory.")
-    lines = 0
-    memory = _open(settings, salvage=True)  # before the file: an earlier export outlives a memory that cannot be opened
-    file: Path | None = None if options.file == Path("-") else options.file
-    with file.open("w", encoding="utf-8") if file else nullcontext(sys.stdout) as out:
+    memory = _open(settings, salvage=True)
+    if options.file in {None, Path("-")}:
         for line in export(memory):
-            out.write(line + "\n")
-            lines += 1
-    return Answer({"lines": lines}, [f"{lines} lines written to {file}"]) if file else Answer(None, [])
+            sys.stdout.write(line + "\n")
+        return Answer(None, [])
+    lines = export_to(memory, options.file)
+    return Answer({"lines": lines}, [f"{lines} lines written to {options.file}"])
 
 
 def _export_skills(options: argparse.Namespace, settings: Settings) -> Answer:

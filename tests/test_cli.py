@@ -437,6 +437,31 @@ def test_an_earlier_export_outlives_a_memory_that_cannot_be_opened(
     assert file.read_text(encoding="utf-8") == exported
 
 
+WITHIN = """
+import resource, sys
+from memp_mcp.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+sys.exit(main(sys.argv[2:], {"MEMP_HOME": sys.argv[1]}))
+"""
+
+
+def test_an_earlier_export_outlives_a_full_disk(shell: Shell, procedure_id: str, tmp_path: Path) -> None:
+    file = tmp_path / "exports" / "memory.jsonl"
+    file.parent.mkdir()
+    shell.run("export", str(file))
+    exported = file.read_text(encoding="utf-8")
+
+    again = [sys.executable, "-c", WITHIN, str(shell.home), "export", str(file)]
+    done = subprocess.run(again, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 1
+    assert "File too large" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert procedure_id in exported
+    assert file.read_text(encoding="utf-8") == exported
+    assert list(file.parent.iterdir()) == [file]
+
+
 def test_upkeep(shell: Shell, procedure_id: str) -> None:
     assert "->" in shell.run("compact")
     assert set(shell.data("compact")) == {"before", "after"}
