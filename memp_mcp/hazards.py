@@ -250,7 +250,7 @@ def of_procedure(procedure: Procedure) -> tuple[str, ...]:
 def _texts(procedure: Procedure) -> Iterable[tuple[str, str]]:
     yield from ((s.name, s.text) for s in procedure.script)
     yield from (("exemplar", s.action) for s in procedure.exemplar)
-    yield from (("pitfalls", p.text) for p in procedure.pitfalls)
+    yield from (("pitfalls", text) for p in procedure.pitfalls for text in (p.text, p.error))
     told = (
         procedure.title,
         procedure.check,
@@ -265,7 +265,6 @@ def _observed(procedure: Procedure) -> Iterable[tuple[str, str]]:
     """What nobody is to follow: it came back from a tool, and can only speak to its reader."""
     yield from ((s.name, text) for s in procedure.script for text in s.when)
     yield from (("exemplar", s.observation) for s in procedure.exemplar)
-    yield from (("pitfalls", p.error) for p in procedure.pitfalls)
     yield from (("slots", example) for slot in procedure.slots for example in slot.examples)
 
 
