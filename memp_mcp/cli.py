@@ -123,7 +123,9 @@ def _add_transfer(command: AddCommand) -> None:
     whole = command("export", commands.export)
     whole.add_argument("file", nargs="?", type=Path, help="without, or as -: stdout")
     whole.add_argument("--skills", type=Path, metavar="DIR", help="write verified procedures as Agent Skills into DIR")
-    whole.add_argument("--project", help="of skills: only of this project, and what is shared")
+    whole.add_argument(
+        "--project", help="of skills: those of this project and what is shared; MEMP_PROJECT if not given"
+    )
     whole.add_argument("--force", action="store_true", help="of skills: overwrite also what was edited by hand")
     saved = command("backup", commands.backup)
     saved.add_argument("target", type=Path, help="a .jsonl.gz file, or a folder for a series of them")

@@ -230,10 +230,12 @@ def _export_skills(options: argparse.Namespace, settings: Settings) -> Answer:
 
     if options.file:
         raise BadInput("Say either a file, for the whole memory, or --skills with a folder.")
-    done = export_skills(_open(settings), options.skills, project=options.project, force=options.force)
+    project = settings.project if options.project is None else options.project
+    done = export_skills(_open(settings), options.skills, project=project, force=options.force)
     lines = [f"{d.done:>10}  {options.skills / d.name}" for d in done]
     hints = [f"kept: {note}" for note in dict.fromkeys(d.note for d in done if d.note)]
-    return Answer(done, [*lines, *hints] or ["no procedure has a verified success"], OK if done else NOTHING)
+    nothing = f"no procedure {f'of {project} or ' if project else ''}shared by all has a verified success"
+    return Answer(done, [*lines, *hints] or [nothing], OK if done else NOTHING)
 
 
 def backup(options: argparse.Namespace, settings: Settings) -> Answer:

@@ -272,7 +272,7 @@ class AnthropicEndpoint:
         """The one reply, in the form of *answer* by contract."""
         import anthropic  # noqa: PLC0415 - takes 3 s; see the module's docstring
 
-        with _explained(anthropic.AnthropicError, self.timeout):
+        with _explained(anthropic.AnthropicError, self):
             raw = self._client.messages.with_raw_response.create(
                 model=self.model,
                 max_tokens=MAX_ANSWER_TOKENS,
@@ -339,7 +339,7 @@ class OpenAIEndpoint:
 
         schema = json.dumps(answer.model_json_schema(), ensure_ascii=False)
         in_words = f"{prompt}\n\nAnswer with one JSON object of this JSON schema and nothing else:\n{schema}"
-        with _explained(openai.OpenAIError, self.timeout):
+        with _explained(openai.OpenAIError, self):
             completions = self._client.chat.completions.with_raw_response
             try:
                 raw = completions.parse(
@@ -352,7 +352,7 @@ class OpenAIEndpoint:
                 raw = None
         if raw is not None:
             yield _openai_reply(raw.http_response.content, prompt)
-        with _explained(openai.OpenAIError, self.timeout):
+        with _explained(openai.OpenAIError, self):
             # max_tokens: old servers, which this way of asking is for, know no other name
             plain = completions.create(model=self.model, messages=_chat(system, in_words), max_tokens=MAX_ANSWER_TOKENS)
         yield _openai_reply(plain.http_response.content, in_words)
@@ -400,12 +400,15 @@ def _read(form: type[A], body: bytes) -> A:
 
 
 @contextmanager
-def _explained(vendors_error: type[Exception], timeout: float) -> Iterator[None]:
-    """Turn what the SDK raises into a reason that says what to do."""
+def _explained(vendors_error: type[Exception], endpoint: AnthropicEndpoint | OpenAIEndpoint) -> Iterator[None]:
+    """Turn what the SDK raises into a reason that says what to do, without the key, which some endpoints repeat."""
     try:
         yield
     except vendors_error as error:
-        raise Unusable(_reason(error, timeout)) from error
+        asked_by = endpoint.__dict__.get("_client")  # it knows the key that the environment has given
+        key = endpoint.api_key or getattr(asked_by, "api_key", None) or ""
+        told = str(error).replace(key, "${MEMP_LLM_API_KEY}") if key else str(error)
+        raise Unusable(_reason(error, told[:300], endpoint.timeout)) from error
     except TypeError as error:
         if "authentication method" not in str(error):
             raise
@@ -415,13 +418,13 @@ def _explained(vendors_error: type[Exception], timeout: float) -> Iterator[None]
 _HINTS = {401: "check MEMP_LLM_API_KEY: ", 403: "check MEMP_LLM_API_KEY: ", 404: "check MEMP_LLM: "}
 
 
-def _reason(error: Exception, timeout: float) -> str:
+def _reason(error: Exception, told: str, timeout: float) -> str:
     status = getattr(error, "status_code", None)
     if status is not None:
         hint = _HINTS.get(status, "")
-        return f"HTTP {status}, {hint}{str(error)[:300]}"
+        return f"HTTP {status}, {hint}{told}"
     if type(error).__name__ == "APITimeoutError":
         return f"no answer within {timeout:g} s (MEMP_LLM_TIMEOUT), tried {RETRIES + 1} times"
-    if "credentials" in str(error).lower():
+    if "credentials" in told.lower():
         return "it has no key; set MEMP_LLM_API_KEY (to any word for a server that wants none)"
-    return f"{type(error).__name__}: {str(error)[:300]} (check MEMP_LLM_BASE_URL)"
+    return f"{type(error).__name__}: {told} (check MEMP_LLM_BASE_URL)"

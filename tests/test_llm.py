@@ -195,11 +195,21 @@ def test_a_server_error_is_tried_again(endpoint: Endpoint, ledger: Path) -> None
 def test_a_refused_request_says_what_to_check_and_never_tells_the_key(
     endpoint: Endpoint, ledger: Path, status: int, reason: str
 ) -> None:
-    endpoint.will((status, {"type": "error", "error": {"type": "x", "message": "no"}}))
+    endpoint.will((status, {"type": "error", "error": {"type": "x", "message": f"no, not for {KEY}"}}))
     with pytest.raises(LLMFailed, match=reason) as failed:
         claude(endpoint, ledger).ask("?", Answer)
     assert KEY not in str(failed.value)
     assert len(endpoint.requests) == 1
+
+
+def test_a_key_of_the_environment_that_an_endpoint_repeats_is_not_told_either(
+    endpoint: Endpoint, ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    endpoint.will((401, {"error": {"message": f"Incorrect API key provided: {KEY}. Get another."}}))
+    with pytest.raises(LLMFailed, match=r"Incorrect API key provided: \$\{MEMP_LLM_API_KEY\}. Get another") as failed:
+        qwen(endpoint, ledger, api_key="").ask("?", Answer)
+    assert KEY not in str(failed.value)
 
 
 def test_an_endpoint_that_does_not_answer_is_given_up(endpoint: Endpoint, ledger: Path) -> None:

@@ -635,6 +635,28 @@ def test_skills_go_out_and_in_by_the_command_line(capsys: pytest.CaptureFixture[
     assert (found["drift"], found["done"]) == ("unchanged", "")
 
 
+def test_what_belongs_to_another_project_does_not_get_into_the_skills_of_this_one(tmp_path: Path) -> None:
+    home = tmp_path / "memory"
+    for project in ("shop", "house", ""):
+        line = {
+            "task": f"sweep {project or 'anything'}",
+            "steps": [{"action": "sweep"}],
+            "reward": 1,
+            "project": project,
+        }
+        (tmp_path / "t.jsonl").write_text(json.dumps(line), encoding="utf-8")
+        assert main(["import", str(tmp_path / "t.jsonl")], {"MEMP_HOME": str(home)}) == 0
+
+    def written(folder: str, *more: str, **environ: str) -> list[str]:
+        argv = ["export", "--skills", str(tmp_path / folder), *more]
+        assert main(argv, {"MEMP_HOME": str(home), **environ}) == 0
+        return sorted(f.name.rpartition("-")[0] for f in (tmp_path / folder).iterdir())
+
+    assert written("none") == ["sweep-anything"]
+    assert written("set", MEMP_PROJECT="shop") == ["sweep-anything", "sweep-shop"]
+    assert written("named", "--project", "house", MEMP_PROJECT="shop") == ["sweep-anything", "sweep-house"]
+
+
 @pytest.mark.parametrize(
     ("argv", "why"),
     [
