@@ -60,7 +60,8 @@ def _seconds() -> float:
 
 
 def _project() -> str:
-    return os.environ.get("MEMP_PROJECT", "")
+    project = os.environ.get("MEMP_PROJECT", "")
+    return project if project.strip() else ""
 
 
 def _leave_at(moment: float, silence: bytes) -> NoReturn:

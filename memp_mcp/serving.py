@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
@@ -113,6 +114,14 @@ class _Namespaces:
         return "" if self._embedder.reason != "still loading" else "the embedding model, which is still loading"
 
 
+def _places(settings: Settings) -> dict[str, str]:
+    """Where this server has things, by the settings that say so; the longest first, for one may lie in another."""
+    files = {"MEMP_HOME": settings.directory, "MEMP_RULES": settings.rules, "MEMP_EMBEDDER": Path(settings.embedder)}
+    set_to = {name: file.expanduser() for name, file in files.items() if file}
+    places = {str(file): name for name, file in set_to.items() if file.is_absolute()} | {settings.store: "MEMP_STORE"}
+    return dict(sorted(places.items(), key=lambda told: len(told[0]), reverse=True))
+
+
 def on_stdio(settings: Callable[[], Settings]) -> Serve:
     """What serves one client on stdio."""
     from memp_mcp.stdio import serve  # noqa: PLC0415 - imports the SDK
@@ -132,7 +141,7 @@ def on_http(settings: Settings, door: web.Door) -> Callable[[Callable[[], object
     from memp_mcp import web  # noqa: PLC0415 - imports the SDK
     from memp_mcp.server import build_server  # noqa: PLC0415 - as above
 
-    guard, meters = web.guard(door, {str(settings.directory): "MEMP_HOME", settings.store: "MEMP_STORE"})
+    guard, meters = web.guard(door, _places(settings))
     memories = _Namespaces(settings)
     Thread(target=memories.begin, name="open-memory", daemon=True).start()
     server = build_server(

@@ -262,6 +262,27 @@ async def test_the_figures_of_the_memory_do_not_tell_where_it_is(server: Served,
     assert str(server.home) not in text
 
 
+@pytest.mark.parametrize("setting", ["MEMP_RULES", "MEMP_EMBEDDER"])
+async def test_what_is_wrong_with_a_file_of_the_server_names_the_setting_and_not_the_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    monkeypatch.setenv(setting, str(tmp_path / "elsewhere" / "file.toml"))
+    home = tmp_path / "memory"
+    served = Served(*started(home), home, {"anybody": "unasked"})
+    try:
+        while "still loading" in ask(f"{served.url}/ready").text:
+            pass
+        async with client(served, "anybody", "legacy") as connected:
+            told = await connected.call_tool("recall_procedure", {"task": "sweep"})
+    finally:
+        served.process.kill()
+        served.process.wait(30)
+
+    text = told.content[0].text  # type: ignore[union-attr]  # text
+    assert setting in text
+    assert str(tmp_path) not in text
+
+
 def test_a_note_is_told_without_the_paths_of_the_server_and_what_is_recalled_as_it_is() -> None:
     data = {"procedures": [{"title": "clean /srv/memp"}], "note": "no id (/srv/memp is full)", "notes": ["x /srv/memp"]}
     result = {"content": [], "structuredContent": data, "isError": False}
