@@ -47,6 +47,7 @@ The house, in the order in which a request walks through it; imports run the sam
                   faults.py what LanceDB raises, as errors that say what to do
     bucket.py     the memory on object storage: the same tables, a lease in the place of the lock, which rests on
                   control.py, a table of texts
+    files.py      files that are there as a whole or not at all
     upkeep.py     what the tables say about each other: behind, begun, doubled, astray; and their size
     resident.py   the vectors of a small memory, held by the process; tally.py the counts
     waiting.py    what was recalled lately, in small files until the next write takes it into the table

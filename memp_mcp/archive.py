@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial, reduce
 from pathlib import Path
 from typing import NamedTuple, TextIO
@@ -14,6 +13,7 @@ from pydantic import Field, ValidationError
 
 from memp_mcp import __version__, judge, lookup, redact, transcripts, update
 from memp_mcp.errors import BadInput, StoreDamaged
+from memp_mcp.files import unfinished
 from memp_mcp.memory import Memory
 from memp_mcp.models import (
     BuildPolicy,
@@ -439,25 +439,24 @@ def export_to(memory: Memory, file: Path) -> int:
         OSError: the file cannot be written; an earlier one is as it was.
 
     """
-    if file.exists() and not file.is_file():  # a pipe has no place for another one beside it
-        with file.open("w", encoding="utf-8") as out:
-            return _lines_to(out, memory)
-    place = file.resolve()
-    descriptor, unfinished = tempfile.mkstemp(prefix=".memp-", suffix=".unfinished", dir=place.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as out:
-            count = _lines_to(out, memory)
-        Path(unfinished).replace(place)
-    except StoreDamaged:
-        Path(unfinished).replace(place)
-        raise
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
+    is_pipe = file.exists() and not file.is_file()  # there is no place beside one
+    with (
+        nullcontext(file) if is_pipe else unfinished(file.resolve()) as place,
+        place.open("w", encoding="utf-8") as out,
+    ):
+        count, damage = _lines_to(out, memory)
+    if damage is not None:
+        raise damage
     return count
 
 
-def _lines_to(out: TextIO, memory: Memory) -> int:
+def _lines_to(out: TextIO, memory: Memory) -> tuple[int, StoreDamaged | None]:
+    """How many lines were written, and what could not be read, which is known only once the rest is written."""
     count = 0
-    for count, line in enumerate(export(memory), start=1):  # noqa: B007 - how many there were is the answer
-        out.write(line + "\n")
-    return count
+    try:
+        for line in export(memory):
+            out.write(line + "\n")
+            count += 1
+    except StoreDamaged as error:
+        return count, error
+    return count, None

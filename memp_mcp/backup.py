@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import os
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -15,9 +13,9 @@ from typing import BinaryIO
 from memp_mcp import transcripts
 from memp_mcp.archive import export
 from memp_mcp.errors import BadInput, MempError, StoreDamaged
+from memp_mcp.files import unfinished
 from memp_mcp.memory import Memory
 from memp_mcp.models import Value
-from memp_mcp.tables import sync_folder
 from memp_mcp.transcripts import Exported
 
 NAME = "memp-%Y-%m-%dT%H%M%S.%fZ.jsonl.gz"
@@ -50,15 +48,10 @@ def backup(memory: Memory, target: Path, *, keep: int | None = None) -> BackedUp
 
     """
     folder, name = _place(target, keep)
-    descriptor, unfinished = tempfile.mkstemp(prefix=".memp-", suffix=".unfinished", dir=folder)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
+    with unfinished(folder / name) as place:
+        with place.open("wb") as file:
             written = _write(memory, file)
-        values = _read_back(Path(unfinished), written)
-        Path(unfinished).replace(folder / name)
-    finally:
-        Path(unfinished).unlink(missing_ok=True)
-    sync_folder(folder)
+        values = _read_back(place, written)
     removed = _remove_old(folder, keep)
     return BackedUp(file=str(folder / name), values=values, bytes=(folder / name).stat().st_size, removed=removed)
 
@@ -91,8 +84,6 @@ def _write(memory: Memory, file: BinaryIO) -> str:
                 f"There is no backup, for it would not be whole. {error} Run `memp-mcp repair` first; "
                 "`memp-mcp export` saves what can be read as it is."
             ) from error
-    file.flush()
-    os.fsync(file.fileno())
     return digest.hexdigest()
 
 

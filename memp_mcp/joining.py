@@ -27,6 +27,7 @@ from typing import NamedTuple
 from memp_mcp import clients
 from memp_mcp.clients import CLIENTS, Command, Entry, Found, Host, Part
 from memp_mcp.errors import BadInput, StoreError
+from memp_mcp.files import unfinished
 from memp_mcp.models import Event, Value
 from memp_mcp.redact import Redactor
 
@@ -333,19 +334,9 @@ def _text(file: Path) -> str | None:
 def _write(file: Path, text: str, mode: int) -> None:
     """Put a text in the place of a file at once, so that whoever reads it has the one or the other."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out:
-            out.write(text.encode("utf-8"))
-            out.flush()
-            os.fsync(out.fileno())
-        Path(name).chmod(mode)
-        Path(name).replace(file)
-    except BaseException as error:
-        Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            error.filename = str(file)  # which a write does not tell, and a user wants to know
-        raise
+    with unfinished(file) as place:
+        place.write_bytes(text.encode("utf-8"))
+        place.chmod(mode)
 
 
 # -- status -------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from filelock import FileLock, Timeout
 from memp_mcp import __version__, upkeep
 from memp_mcp.errors import MempError, StaleRevision, StoreBusy, StoreDamaged, StoreFull
 from memp_mcp.faults import explained
+from memp_mcp.files import sync_folder
 from memp_mcp.models import (
     Commit,
     Event,
@@ -50,7 +51,7 @@ from memp_mcp.rows import (
 )
 from memp_mcp.salvage import Salvage, set_aside
 from memp_mcp.settings import make_private
-from memp_mcp.tables import INDEXED_FROM, Tables, sync_folder
+from memp_mcp.tables import INDEXED_FROM, Tables
 
 TAKEN_IN_AFTER = 1.0
 """Seconds that a recall waits for a write which takes it along."""

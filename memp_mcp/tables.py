@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 from memp_mcp import lean
 from memp_mcp.errors import StoreDamaged
 from memp_mcp.faults import committed, explained, first_line
+from memp_mcp.files import sync_file, sync_folder
 from memp_mcp.models import storable
 from memp_mcp.rows import SCHEMAS, Row, TableName, chunks, one_of
 
@@ -608,19 +609,3 @@ def _fragment(table: Table, first: int, longest: int) -> tuple[list[Row], bool]:
         if sound and not found:
             break
     return rows, sound
-
-
-def sync_file(path: Path) -> None:
-    """Wait until the file's bytes are on the disk."""
-    with path.open("r+b") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(path: Path) -> None:
-    """Wait until the folder's entries are on the disk, where the system can do that (Windows cannot)."""
-    if os.name == "posix":
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

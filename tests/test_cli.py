@@ -456,6 +456,7 @@ def test_an_earlier_export_outlives_a_full_disk(shell: Shell, procedure_id: str,
 
     assert done.returncode == 1
     assert "File too large" in done.stderr
+    assert str(file) in done.stderr
     assert "Traceback" not in done.stderr
     assert procedure_id in exported
     assert file.read_text(encoding="utf-8") == exported
