@@ -157,8 +157,11 @@ class Sessions:
             shown.wait(recalled)
             return ""
         shown.add(recalled.ids)
-        waited = shown.release() if time.monotonic() < asker.until else ""
+        waited = shown.release(self._is_known) if time.monotonic() < asker.until else ""
         return "\n".join(filter(None, (waited, recalled.text)))
+
+    def _is_known(self, procedure_id: str) -> bool:
+        return self._memory.store.procedure(procedure_id) is not None
 
     def _fitting(self, event: str, asker: _Asker, shown: Shown, told: dict[str, Any]) -> Recalled | None:
         """What is remembered of the prompt or the failure that an event tells of."""

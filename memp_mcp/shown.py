@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -60,14 +60,17 @@ class Shown:
         with self._waiting.open("a", encoding="ascii") as file:
             file.write(json.dumps(recalled) + "\n")
 
-    def release(self) -> str:
-        """What has waited, to be said now; only one of those who ask at the same time gets it."""
+    def release(self, is_known: Callable[[str], bool]) -> str:
+        """What has waited, to be said now; only one of those who ask at the same time gets it.
+
+        A text with a procedure that is not known any more is let go: it was forgotten meanwhile.
+        """
         taken = self._waiting.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}")
         try:
             self._waiting.rename(taken)
         except FileNotFoundError:
             return ""
-        found = _read(taken)
+        found = [recalled for recalled in _read(taken) if all(map(is_known, recalled.ids))]
         taken.unlink()
         self.add([waited for recalled in found for waited in recalled.ids])
         return "\n".join(recalled.text for recalled in found)

@@ -300,6 +300,14 @@ def test_what_waits_in_cursor_goes_with_its_task_or_when_the_agent_asks_itself(t
     assert not ask_cursor(taught, "postToolUse", **told | {"tool_name": "Shell"})
 
 
+def test_what_is_forgotten_while_it_waits_in_cursor_is_not_said(taught: Memory) -> None:
+    ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT)
+    for procedure in taught.list_procedures():
+        taught.forget(procedure.id)
+
+    assert not tool_of_cursor(taught)
+
+
 def test_what_helped_after_a_failing_command_comes_in_cursor_behind_the_next_tool(taught: Memory) -> None:
     failed = {"tool_name": "Shell", "tool_input": {"command": "./ship 3"}, "failure_type": "error"}
     error = "error: shop-3.zip is not signed, and policy 7 forbids unsigned releases"
