@@ -69,6 +69,13 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
+@pytest.fixture
+def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this test starts is not measured: a process that is killed or may not write leaves a torn coverage file."""
+    for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
+        monkeypatch.delenv(name)
+
+
 @pytest.fixture(scope="session")
 def data() -> Path:
     """Real trajectories and tasks, where they are at hand."""

@@ -445,6 +445,7 @@ sys.exit(main(sys.argv[2:], {"MEMP_HOME": sys.argv[1]}))
 """
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_an_earlier_export_outlives_a_full_disk(shell: Shell, procedure_id: str, tmp_path: Path) -> None:
     file = tmp_path / "exports" / "memory.jsonl"
     file.parent.mkdir()

@@ -1259,6 +1259,7 @@ except StoreFull as error:
 """
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_limit_on_file_sizes_counts_as_a_full_disk(store: Store) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FILE_LIMIT, str(store.directory)], capture_output=True, text=True, check=True

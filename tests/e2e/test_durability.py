@@ -20,6 +20,7 @@ import pytest
 from benchmarks.common import SERVER, Ended, Wire
 from memp_mcp.store import Store
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 SECONDS = 60
 LIMITED = (
     "import resource, runpy; resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000)); "
@@ -67,10 +68,8 @@ def home(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def serve(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Wire]]:
+def serve(home: Path) -> Iterator[Callable[..., Wire]]:
     """Starts servers on the memory, and ends what is left of them after the test."""
-    for name in [n for n in os.environ if n.startswith("COVERAGE_")]:
-        monkeypatch.delenv(name)  # a process that is killed leaves a torn coverage file
     started: list[Wire] = []
 
     def start(*command: str, **env: str) -> Wire:
@@ -318,15 +317,14 @@ def test_an_import_that_is_ended_is_finished_by_the_next_one(
     line = {"steps": [{"action": "look", "observation": "x" * 1000}], "outcome": "success"}
     file.write_text("".join(json.dumps({"task": f"count to {i}", **line}) + "\n" for i in range(300)))
     command = [*map(str, SERVER), "import", str(file), "--json", "--home", str(home)]
-    environment = {n: v for n, v in os.environ.items() if not n.startswith("COVERAGE_")}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not (home / "trajectories.lance" / "data").is_dir() and process.poll() is None:
             pass  # until the first batch is on its way
         process.send_signal(number)
         _, complaints = process.communicate(timeout=SECONDS)
     assert process.returncode in {1 if number == signal.SIGINT else -number, -number}
     assert "Traceback" not in complaints
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     told = json.loads(done.stdout)
     assert told["stored"] + told["stored_before"] == 300
     store = Store.open(home)

@@ -182,6 +182,7 @@ def test_a_conversation_of_cursor_is_learnt_from_and_helps_the_next_one(home: Pa
         assert tasks(home) == [TASK]
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_what_a_killed_server_left_is_taken_up_by_the_next(home: Path, tmp_path: Path) -> None:
     with server(home) as process:
         process.send_signal(signal.SIGKILL)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import random
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from memp_mcp.models import Commit, Procedure
 from memp_mcp.store import Store
 
+pytestmark = pytest.mark.usefixtures("unmeasured")
 WRITER = """
 import sys
 from pathlib import Path
@@ -53,9 +55,7 @@ for i in range(count):
 
 def start(directory: Path, worker: str, count: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-W", "error", "-c", WRITER, str(directory), worker, str(count)]
-    # Not measured: a process that is killed leaves a torn coverage file, too.
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def shared_memory(directory: Path) -> Store:

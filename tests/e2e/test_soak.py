@@ -10,12 +10,8 @@ from benchmarks.soak import soaked
 
 
 @pytest.mark.skipif(os.name != "posix", reason="kills by SIGKILL")
-def test_servers_that_are_killed_in_the_middle_of_anything_lose_and_double_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    for name in [n for n in os.environ if n.startswith("COVERAGE_")]:
-        monkeypatch.delenv(name)  # a process that is killed leaves a torn coverage file
-
+@pytest.mark.usefixtures("unmeasured")
+def test_servers_that_are_killed_in_the_middle_of_anything_lose_and_double_nothing() -> None:
     results, findings = soaked(servers=3, writes=30, kills=4)
 
     assert {what: found for what, found in findings.items() if found} == {}
