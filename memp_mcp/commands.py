@@ -230,7 +230,7 @@ def _export_skills(options: argparse.Namespace, settings: Settings) -> Answer:
 
     if options.file:
         raise BadInput("Say either a file, for the whole memory, or --skills with a folder.")
-    project = settings.project if options.project is None else options.project
+    project = settings.own_project if options.project is None else options.project
     done = export_skills(_open(settings), options.skills, project=project, force=options.force)
     lines = [f"{d.done:>10}  {options.skills / d.name}" for d in done]
     hints = [f"kept: {note}" for note in dict.fromkeys(d.note for d in done if d.note)]

@@ -7,7 +7,8 @@ no typing. Without a server it is silent; but the end of a turn or session is wr
 from.
 
 The settings that it follows: MEMP_HOME, MEMP_PROJECT, MEMP_HOOKS and MEMP_HOOK_SECONDS. The project goes with what it
-asks and notes, since the server that answers may be that of a session in another one.
+asks and notes, since the server that answers may be that of a session in another one; with "auto", or none, that
+server goes by the folder.
 """
 
 from __future__ import annotations
@@ -59,9 +60,16 @@ def _seconds() -> float:
         return SECONDS
 
 
-def _project() -> str:
+def _place(told: dict[str, Any]) -> dict[str, str]:
+    """The project that is set, and the folder that the client works in, wherever in it the agent may be."""
     project = os.environ.get("MEMP_PROJECT", "")
-    return project if project.strip() else ""
+    roots = told.get("workspace_roots")  # Cursor
+    folder = told.get("cwd") or (roots[0] if isinstance(roots, list) and roots else "")
+    folder = folder if isinstance(folder, str) else ""
+    root = os.environ.get("CLAUDE_PROJECT_DIR", "")  # which other clients set as well, for hooks written for this one
+    if root and os.path.join(folder, "").startswith(os.path.join(root, "")):
+        folder = root
+    return {"project": project if project.strip() else "", "folder": folder}
 
 
 def _leave_at(moment: float, silence: bytes) -> NoReturn:
@@ -108,7 +116,7 @@ def _said(event: str, client: str, home: str, until: float) -> bytes:
         _note(event, client, home, told)
         local.ask(home, {"event": event}, until=until)
         return b""
-    answer = _answer(home, {"event": event, "client": client, "project": _project(), "told": told}, until)
+    answer = _answer(home, {"event": event, "client": client, "told": told, **_place(told)}, until)
     output = answer.get("output") if answer else None
     return json.dumps(output).encode() if output and isinstance(output, dict) else b""
 
@@ -141,7 +149,7 @@ def _note(event: str, client: str, home: str, told: dict[str, Any]) -> None:
     transcript = told.get("transcript_path")
     if not isinstance(transcript, str) or not transcript:
         return
-    note = {"client": client, "event": event, "transcript": transcript, "project": _project()}
+    note = {"client": client, "event": event, "transcript": transcript, **_place(told)}
     spool = local.private(os.path.join(local.private(os.path.join(home, "run")), "spool"))
     path = os.path.join(spool, hashlib.sha256(transcript.encode("utf-8", "replace")).hexdigest()[:24])
     begun = f"{path}.{os.getpid()}"

@@ -267,7 +267,7 @@ class Memory:
         return embedder.floor if self.settings.floor is None else self.settings.floor
 
     def _scope(self, project: str | None) -> str:
-        return self.settings.project if project is None else project
+        return self.settings.own_project if project is None else project
 
     def _outcomes(self, procedures: Iterable[Procedure]) -> dict[str, Counts] | None:
         """What came of them; vanilla, the paper's baseline, takes no notice of that."""
@@ -383,7 +383,7 @@ class Memory:
             NotFound: an id is not of this memory.
 
         """
-        return self._reflector.reflect(report, project=self.settings.project)
+        return self._reflector.reflect(report, project=self.settings.own_project)
 
     # -- single procedures -----------------------------------------------------------------------------------
 
@@ -519,7 +519,7 @@ class Memory:
 
     def ids_starting(self, prefix: str, *, kind: Literal["procedure", "trajectory"], limit: int = 200) -> list[str]:
         """Ids that start with *prefix*, for completion: of the settings' project and of what is shared."""
-        return self.store.ids_starting(prefix, kind=kind, limit=limit, projects={self.settings.project, ""})
+        return self.store.ids_starting(prefix, kind=kind, limit=limit, projects={self.settings.own_project, ""})
 
     def ledger(self) -> Ledger:
         """What the recorded episodes say about how well this memory serves."""

@@ -224,7 +224,7 @@ def _tools(memory: Callable[[], Memory]) -> list[Tool]:
                 "recall_id": recall_id,
                 "used": used or (),
                 "script": [line for line in script or () if line.strip()],
-                "project": memp.settings.project if project is None else project,
+                "project": memp.settings.own_project if project is None else project,
                 "client": _client(ctx),
                 "model": model,
                 "key": key,
@@ -386,7 +386,7 @@ def _add_resources(server: MCPServer[Any], memory: Callable[[], Memory]) -> None
     @server.resource(STATS, title="The memory in figures", mime_type="application/json")
     def stats() -> str:
         """Procedures, recalls, uses; success, steps and tokens with and without a procedure; size; LLM tokens used."""
-        return _read(memory, lambda memp: memp.stats(projects={memp.settings.project, ""})).model_dump_json()
+        return _read(memory, lambda memp: memp.stats(projects={memp.settings.own_project, ""})).model_dump_json()
 
     @server.resource("skill://{name}/SKILL.md", title="A procedure as a skill", mime_type="text/markdown")
     def skill(name: str) -> str:

@@ -12,10 +12,10 @@ from pathlib import Path
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-from memp_mcp.errors import MempError
+from memp_mcp.errors import BadInput, MempError
 from memp_mcp.front import Serve, before_leaving
 from memp_mcp.redact import keep_out_of_logs
-from memp_mcp.settings import Settings
+from memp_mcp.settings import AUTO, Settings
 
 if TYPE_CHECKING:
     from mcp.server import MCPServer
@@ -141,6 +141,11 @@ def on_http(settings: Settings, door: web.Door) -> Callable[[Callable[[], object
     from memp_mcp import web  # noqa: PLC0415 - imports the SDK
     from memp_mcp.server import build_server  # noqa: PLC0415 - as above
 
+    if settings.project == AUTO:
+        raise BadInput(
+            "MEMP_PROJECT is auto, but over HTTP nobody tells the folder that a client works in. Give this server the "
+            "name of a project, or none: calls and tokens can name their own."
+        )
     guard, meters = web.guard(door, _places(settings))
     memories = _Namespaces(settings)
     Thread(target=memories.begin, name="open-memory", daemon=True).start()

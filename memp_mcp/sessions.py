@@ -23,9 +23,10 @@ from memp_mcp import answers, evidence, judge, local, rebuild, retrieve, transcr
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory, Recall
 from memp_mcp.models import Procedure, Step, Trajectory, stable_id, storable
+from memp_mcp.settings import AUTO, project_of, working_folder
 from memp_mcp.shown import Recalled, Shown
 from memp_mcp.transcripts import gemini_cli, session
-from memp_mcp.transcripts.found import in_project
+from memp_mcp.transcripts.found import placed
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +131,8 @@ class Sessions:
         if "recall" not in self._memory.settings.hooks or not isinstance(told, dict):
             return {}
         told = json.loads(str(storable(json.dumps(told, ensure_ascii=False))))  # a client may cut an emoji in two
-        asker = _Asker(str(question.get("client", "")), str(question.get("project", "")), until)
+        project = self._project(str(question.get("project", "")), str(question.get("folder", "")))
+        asker = _Asker(str(question.get("client", "")), project or "", until)
         try:
             text = self._said(event, asker, told)
         except (MempError, OSError) as error:
@@ -247,7 +249,9 @@ class Sessions:
 
     def _is_done(self, note: _Note) -> bool:
         try:
-            return self.learn_from(Path(note.transcript), client=note.client, over=note.over, project=note.project)
+            return self.learn_from(
+                Path(note.transcript), client=note.client, over=note.over, project=note.project, folder=note.folder
+            )
         except (BadInput, OSError, ValueError) as error:
             log.warning("nothing can be learnt from %s: %s", note.transcript, error)
             return True
@@ -255,7 +259,7 @@ class Sessions:
             log.warning("nothing was learnt from %s: %s", note.transcript, error)
             return False
 
-    def learn_from(self, transcript: Path, *, client: str, over: Over, project: str = "") -> bool:
+    def learn_from(self, transcript: Path, *, client: str, over: Over, project: str = "", folder: str = "") -> bool:
         """Record what is over in a session, each trajectory once; tells whether that was all of it.
 
         Args:
@@ -263,7 +267,8 @@ class Sessions:
             client: Its format; one of the clients that have hooks.
             over: What has ended. With the session nothing in it is open any more; after a turn the last trajectory is
                 taken only if its evidence tells how it went, in the middle of one it is not taken at all.
-            project: Where the session was; empty: in the memory's own, since to share what may not be would be worse.
+            project: What the session's hook has found in MEMP_PROJECT.
+            folder: Where the hook has found the session; empty: as its transcript says.
 
         Raises:
             BadInput: it is not a transcript.
@@ -275,11 +280,29 @@ class Sessions:
             if path.stat().st_size > LONGEST_TRANSCRIPT:
                 raise BadInput(f"It has more than {LONGEST_TRANSCRIPT:,} bytes.")
             found = [e for e in transcripts.episodes(path, source_format=client) if not e.is_recorded]
-            taken = [e.trajectory for e in found if self._is_over(e, over)]
+            taken = [e for e in found if self._is_over(e, over)]
             complete = complete and len(taken) == len(found)
-            of_project = in_project(taken, project or self._memory.settings.project)
-            self._record([t for t in of_project if isinstance(t, Trajectory)])
+            self._record([self._placed(e, project, folder) for e in taken])
         return complete
+
+    def _placed(self, episode: transcripts.Located, named: str, folder: str) -> Trajectory:
+        project = self._project(named, folder or episode.folder)
+        # What is not known to be for all is better in one project than in every one.
+        return placed(episode.trajectory, self._memory.settings.own_project if project is None else project)
+
+    def _project(self, named: str, folder: str) -> str | None:
+        """The project of a session in a folder, *named* being what its hook has found in MEMP_PROJECT; None: unknown.
+
+        Where that is nothing, this server's own project holds for the server's own folder only: nothing is to cross.
+        """
+        settings = self._memory.settings
+        if named and named != AUTO:
+            return named
+        if not named and not settings.project:
+            return ""
+        if not folder:
+            return None
+        return settings.own_project if settings.project and _is_within(folder, working_folder()) else project_of(folder)
 
     def _is_over(self, episode: transcripts.Located, over: Over) -> bool:
         if not episode.is_open or over == "session":
@@ -310,6 +333,11 @@ class Sessions:
         key = stable_id("k", trajectory.id, "taken back")
         run = Trajectory.model_validate(told | {"key": key, "used": tuple(dict.fromkeys([*known.used, *built]))})
         return None if store.stored([run.id]) else run
+
+
+def _is_within(folder: str, own: str) -> bool:
+    """Whether a folder is a server's or below it; one that starts in the home directory or above has none."""
+    return bool(project_of(own)) and Path(folder).is_relative_to(own)
 
 
 def _has_met(procedure: Procedure, error: str) -> bool:
@@ -390,6 +418,7 @@ class _Note(NamedTuple):
     transcript: str
     over: Over
     project: str
+    folder: str
 
     @property
     def is_final(self) -> bool:
@@ -421,7 +450,8 @@ def _notes(run: Path) -> Iterator[_Note]:
             told = json.loads(path.read_bytes())
             written = path.stat().st_mtime_ns
             over = "session" if told["event"] in _ENDS_OF_SESSION else _over(Path(told["transcript"]), written)
-            found.append(_Note(path, written, told["client"], told["transcript"], over, str(told.get("project", ""))))
+            project, folder = str(told.get("project", "")), str(told.get("folder", ""))
+            found.append(_Note(path, written, told["client"], told["transcript"], over, project, folder))
     yield from sorted(found, key=lambda note: note.written)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -14,6 +15,8 @@ from memp_mcp.models import BuildPolicy, RetrievePolicy, UpdatePolicy
 
 PREFIX = "MEMP_"
 DEFAULT_EMBEDDER = "all-MiniLM-L6-v2"
+AUTO = "auto"
+"""In place of a project's name: that of the folder that is worked in."""
 
 
 class Settings(BaseModel):
@@ -31,7 +34,9 @@ class Settings(BaseModel):
             description="Where a team's tables are: s3://bucket/path (gs, az), or db://name; empty: in HOME.",
         ),
     ] = ""
-    project: Annotated[str, Field(description="The project of calls that name none; empty: shared by all.")] = ""
+    project: Annotated[
+        str, Field(description="The project of calls that name none; auto: by the client's folder; empty: shared.")
+    ] = ""
     build: Annotated[BuildPolicy, Field(description="What a procedure keeps of a trajectory.")] = "proceduralization"
     retrieve: Annotated[RetrievePolicy, Field(description="How procedures are found for a task.")] = "hybrid"
     update: Annotated[UpdatePolicy, Field(description="What an episode changes in the memory.")] = "adjustment"
@@ -103,6 +108,11 @@ class Settings(BaseModel):
         return self.home.expanduser()
 
     @property
+    def own_project(self) -> str:
+        """The project of calls that name none; empty: what they tell is shared by all."""
+        return project_of(working_folder()) if self.project == AUTO else self.project
+
+    @property
     def token_file(self) -> Path:
         """Where the bearer tokens are kept."""
         return self.tokens.expanduser() if self.tokens else self.directory / "tokens.json"
@@ -115,6 +125,22 @@ class Settings(BaseModel):
             raise BadInput(f"{self.store} has no folders for namespaces. Make tokens without one, or use s3://.")
         store = self.store and f"{self.store.rstrip('/')}/namespaces/{name}"
         return self.model_copy(update={"home": self.directory / "namespaces" / name, "store": store})
+
+
+def working_folder() -> str:
+    """Where this process was started, which for a client's server is the folder that the client works in."""
+    try:
+        return str(Path.cwd())
+    except OSError:  # it has been deleted since
+        return ""
+
+
+def project_of(folder: str) -> str:
+    """The name of the project in a folder, which may be one of another machine; none in the home directory or above."""
+    home = Path.home()
+    if Path(folder) in {home, *home.parents}:
+        return ""
+    return re.split(r"[\\/]", folder.rstrip("\\/"))[-1]
 
 
 def make_private(directory: Path) -> None:

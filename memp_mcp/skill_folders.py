@@ -81,7 +81,7 @@ def fit(memory: Memory, procedures: Sequence[Procedure]) -> list[Procedure]:
 def page(memory: Memory, offset: int = 0) -> Page:
     """The skills of the memory's project and those that are shared, the latest changed first, a page at a time."""
     found = memory.list_procedures(limit=PAGE, offset=offset)
-    mine = [p for p in found if p.project in {memory.settings.project, ""}]
+    mine = [p for p in found if p.project in {memory.settings.own_project, ""}]
     return Page(fit(memory, mine), offset + PAGE if len(found) == PAGE else None)
 
 
@@ -93,7 +93,7 @@ def text_of(memory: Memory, name: str) -> str:
 
     """
     found = memory.store.procedure(skills.id_in(name))
-    if found is None or skills.name_of(found) != name or found.project not in {memory.settings.project, ""}:
+    if found is None or skills.name_of(found) != name or found.project not in {memory.settings.own_project, ""}:
         raise NotFound("skill", name, "skills/list names those that are served.")
     if not fit(memory, [found]):
         raise NotFound("skill", name, "Its procedure has no verified success as it stands; recall_procedure tells.")

@@ -121,14 +121,15 @@ def test_a_hook_of_claude_code_that_cursor_runs_leaves_it_to_cursors_own(
 
 
 def test_the_end_of_a_turn_in_cursor_is_written_down_if_there_is_a_transcript(tmp_path: Path) -> None:
-    told = {"conversation_id": "c", "cursor_version": "3.20.17", "status": "completed", "transcript_path": "/t.jsonl"}
+    told: dict[str, object] = {"conversation_id": "c", "cursor_version": "3.20.17", "status": "completed"}
+    told |= {"transcript_path": "/t.jsonl", "workspace_roots": ["/shop", "/farm"]}
 
     assert says_nothing(hook(tmp_path, "stop", "--client", "cursor", stdin=json.dumps(told).encode()))
     no_transcript = json.dumps(told | {"transcript_path": None}).encode()
     assert says_nothing(hook(tmp_path, "sessionEnd", "--client", "cursor", stdin=no_transcript))
 
     [note] = (tmp_path / "run" / "spool").iterdir()
-    noted = {"client": "cursor", "event": "stop", "transcript": "/t.jsonl", "project": ""}
+    noted = {"client": "cursor", "event": "stop", "transcript": "/t.jsonl", "project": "", "folder": "/shop"}
     assert json.loads(note.read_text()) == noted
 
 
@@ -202,15 +203,36 @@ def test_a_client_that_never_ends_its_input_is_not_waited_for(tmp_path: Path) ->
 
 
 def test_the_end_of_a_turn_is_written_down_for_the_next_server(tmp_path: Path) -> None:
-    told = json.dumps({"transcript_path": "/t.jsonl", "session_id": "s"}).encode()
+    told = json.dumps({"transcript_path": "/t.jsonl", "session_id": "s", "cwd": "/shop"}).encode()
 
     assert silent(hook(tmp_path, "Stop", "--client", "codex", stdin=told))
     assert silent(hook(tmp_path, "SessionEnd", "--client", "codex", stdin=told, MEMP_PROJECT="shop"))
     assert silent(hook(tmp_path, "Stop", "--client", "codex", stdin=b'{"transcript_path": null}'))
 
     [note] = (tmp_path / "run" / "spool").iterdir()  # one for each transcript: the latest
-    noted = {"client": "codex", "event": "SessionEnd", "transcript": "/t.jsonl", "project": "shop"}
+    noted = {"client": "codex", "event": "SessionEnd", "transcript": "/t.jsonl", "project": "shop", "folder": "/shop"}
     assert json.loads(note.read_text()) == noted
+
+
+@pytest.mark.parametrize(
+    ("at", "root", "folder"),
+    [
+        ("/shop/src", "/shop", "/shop"),
+        ("/shop-of-another", "/shop", "/shop-of-another"),
+        ("/shop/src", "", "/shop/src"),
+        (None, "", ""),
+        (["/shop"], "/shop", ""),
+    ],
+)
+def test_the_folder_that_the_client_works_in_goes_with_the_question(
+    tmp_path: Path, serve: Callable[[Answer], None], at: object, root: str, folder: str
+) -> None:
+    asked: list[dict[str, Any]] = []
+    serve(lambda question: asked.append(question) or {})  # type: ignore[func-returns-value]  # append gives None
+
+    hook(tmp_path, "SessionStart", stdin=json.dumps({"cwd": at}).encode(), CLAUDE_PROJECT_DIR=root)
+
+    assert [question["folder"] for question in asked] == [folder]
 
 
 @pytest.mark.parametrize(("hooks", "event"), [("off", "Stop"), ("recall", "Stop"), ("record", "UserPromptSubmit")])

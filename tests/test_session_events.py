@@ -19,7 +19,7 @@ from memp_mcp.embedder import BackgroundEmbedder
 from memp_mcp.errors import BadInput
 from memp_mcp.memory import Memory
 from memp_mcp.models import Trajectory
-from memp_mcp.sessions import TOKENS, Over, Reading, Sessions
+from memp_mcp.sessions import TOKENS, Reading, Sessions
 from memp_mcp.settings import DEFAULT_EMBEDDER
 
 PUBLISH = won(
@@ -33,8 +33,9 @@ PROMPT = "Publish release 2.0.1 of the shop app using release.py"
 
 def ask(memory: Memory, event: str, **told: Any) -> str:
     """What the model is told at an event; empty where the hook is silent."""
-    told, project = {"session_id": "s"} | told, str(told.pop("project", ""))
-    question = {"event": event, "client": "codex", "project": project, "seconds": 60.0, "told": told}
+    place = {name: str(told.pop(name, "")) for name in ("project", "folder")}
+    told = {"session_id": "s"} | told
+    question = {"event": event, "client": "codex", "seconds": 60.0, "told": told} | place
     answer = Sessions(memory).answer(question)
     if not answer:
         return ""
@@ -228,6 +229,41 @@ def test_a_session_is_told_of_its_own_project_whichever_server_answers(open_memo
     assert not ask(memory, "UserPromptSubmit", prompt=PROMPT)
     assert "remembers 1 procedure " in ask(memory, "SessionStart", project="farm")
     assert not ask(memory, "SessionStart")
+
+
+@pytest.mark.parametrize(
+    ("server", "hook", "folder", "told"),
+    [
+        ("shop", "", "{own}", 1),
+        ("shop", "", "{own}/src", 1),
+        ("shop", "", "{own}-of-another", 0),
+        ("shop", "", "/elsewhere/shop", 1),
+        ("shop", "auto", "/elsewhere/farm", 0),
+        ("auto", "", "/elsewhere/shop", 1),
+        ("auto", "", "/elsewhere/farm", 0),
+        ("auto", "", "", 0),
+        ("", "auto", "/elsewhere/shop", 1),
+        ("", "", "/elsewhere/shop", 0),
+    ],
+)
+def test_a_session_whose_hook_names_no_project_is_told_of_that_of_its_folder(
+    open_memory: OpenMemory,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+    hook: str,
+    folder: str,
+    told: int,
+) -> None:
+    own = tmp_path / "market"
+    own.mkdir()
+    monkeypatch.chdir(own)
+    memory = open_memory(project=server)
+    memory.record(PUBLISH.model_copy(update={"project": "shop"}))
+
+    line = ask(memory, "SessionStart", project=hook, folder=folder.format(own=own))
+
+    assert ("remembers 1 procedure " in line) == bool(told)
 
 
 def test_what_is_switched_off_stays_silent(open_memory: OpenMemory) -> None:
@@ -552,16 +588,39 @@ def test_sub_agents_with_files_of_their_own_are_recorded_apart(memory: Memory, s
 
 
 @pytest.mark.parametrize(
-    ("told", "recorded_in"), [({"project": "farm"}, "farm"), ({"project": ""}, "shop"), ({}, "shop")]
+    ("server", "told", "recorded_in"),
+    [
+        ("shop", {"project": "farm"}, "farm"),
+        ("shop", {"project": ""}, "shop"),
+        ("shop", {}, "shop"),
+        ("shop", {"folder": "{own}"}, "shop"),
+        ("shop", {"folder": "/elsewhere/farm"}, "farm"),
+        ("shop", {"project": "auto", "folder": "/elsewhere/farm"}, "farm"),
+        ("auto", {"folder": "/elsewhere/farm"}, "farm"),
+        ("auto", {"folder": "{own}/src"}, "market"),
+        ("auto", {}, "shop"),  # where it was by its transcript
+        ("", {"folder": "/elsewhere/farm"}, ""),
+        ("", {"project": "auto", "folder": "/elsewhere/farm"}, "farm"),
+    ],
 )
 def test_a_session_is_recorded_in_its_own_project_whichever_server_learns_from_it(
-    open_memory: OpenMemory, session: Session, told: dict[str, str], recorded_in: str
+    open_memory: OpenMemory,
+    session: Session,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    server: str,
+    told: dict[str, str],
+    recorded_in: str,
 ) -> None:
-    memory = open_memory(project="shop")
+    own = tmp_path / "market"
+    own.mkdir()
+    monkeypatch.chdir(own)
+    memory = open_memory(project=server)
     session.asks("Sow the rye on the field").runs("sow rye", "sown")
     spool = memory.settings.directory / "run" / "spool"
     spool.mkdir(parents=True)
-    note = {"client": "claude-code", "event": "SessionEnd", "transcript": str(session.path)} | told
+    note = {"client": "claude-code", "event": "SessionEnd", "transcript": str(session.path)}
+    note |= {name: value.format(own=own) for name, value in told.items()}
     (spool / "note.json").write_text(json.dumps(note))
 
     take_up(memory)
@@ -644,9 +703,9 @@ def test_a_note_that_is_written_anew_meanwhile_is_kept(memory: Memory, session: 
     left = note(memory, session, "SessionEnd")
 
     class Meanwhile(Sessions):
-        def learn_from(self, transcript: Path, *, client: str, over: Over, project: str = "") -> bool:
+        def learn_from(self, transcript: Path, **told: Any) -> bool:
             os.utime(left, (1, 1))
-            return super().learn_from(transcript, client=client, over=over, project=project)
+            return super().learn_from(transcript, **told)
 
     Meanwhile(memory).look({})
 
@@ -657,9 +716,9 @@ def test_a_session_is_not_read_again_before_there_is_news(memory: Memory, sessio
     read: list[Path] = []
 
     class Counting(Sessions):
-        def learn_from(self, transcript: Path, *, client: str, over: Over, project: str = "") -> bool:
+        def learn_from(self, transcript: Path, **told: Any) -> bool:
             read.append(transcript)
-            return super().learn_from(transcript, client=client, over=over, project=project)
+            return super().learn_from(transcript, **told)
 
     session.asks("Start the shop").runs("make start", "started")
     note(memory, session, "Stop")

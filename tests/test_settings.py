@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,31 @@ def test_what_is_given_wins_over_the_environment_and_none_is_not_given() -> None
     read = Settings.from_env({"MEMP_UPDATE": "vanilla", "MEMP_PROJECT": "shop"}, update="validation", project=None)
 
     assert (read.update, read.project) == ("validation", "shop")
+
+
+@pytest.mark.parametrize(("folder", "project"), [("shop", "shop"), ("farm/fields", "fields"), (".", ""), ("..", "")])
+def test_the_project_can_be_that_of_the_folder_but_the_home_directory_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, project: str
+) -> None:
+    home = tmp_path / "me"
+    (home / folder).mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(home / folder)
+
+    assert Settings.from_env({"MEMP_PROJECT": "auto"}).own_project == project
+    assert Settings.from_env({"MEMP_PROJECT": "mine"}).own_project == "mine"
+    assert Settings.from_env({}).own_project == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a folder in use cannot be deleted")
+def test_a_folder_that_is_gone_has_no_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    assert Settings.from_env({"MEMP_PROJECT": "auto"}).own_project == ""
 
 
 @pytest.mark.parametrize("share", ["1", "-0.1", "nan"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pydantic import BeforeValidator, ValidationError
 
 from memp_mcp.errors import BadInput
 from memp_mcp.models import Trajectory
+from memp_mcp.settings import AUTO, project_of
 from memp_mcp.transcripts.own import Exported
 
 
@@ -70,19 +70,16 @@ def in_project(found: Iterable[Found], project: str) -> Iterator[Trajectory | Ex
     """The same, with a project on every trajectory that names none: *project*, or by its folder where that is auto."""
     for value in found:
         if isinstance(value, Located):
-            yield _placed(value.trajectory, _name(value.folder) if project == "auto" else project)
+            yield placed(value.trajectory, project_of(value.folder) if project == AUTO else project)
         elif isinstance(value, Trajectory):
-            yield _placed(value, "" if project == "auto" else project)
+            yield placed(value, "" if project == AUTO else project)
         else:
             yield value
 
 
-def _placed(trajectory: Trajectory, project: str) -> Trajectory:
+def placed(trajectory: Trajectory, project: str) -> Trajectory:
+    """A trajectory in a project, unless it names another or *project* is empty."""
     if trajectory.project or not project:
         return trajectory
     derived = {"id", "content_hash"}  # the project is a part of the content
     return Trajectory.model_validate({n: v for n, v in trajectory if n not in derived} | {"project": project})
-
-
-def _name(folder: str) -> str:
-    return re.split(r"[\\/]", folder.rstrip("\\/"))[-1]

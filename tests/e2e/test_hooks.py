@@ -43,12 +43,12 @@ def until(is_so: Callable[[], object]) -> None:
 
 
 @contextmanager
-def server(home: Path, project: str = "") -> Iterator[subprocess.Popen[bytes]]:
+def server(home: Path, project: str = "", folder: Path | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A server whose memory is open; it ends with its client, unless it has been killed."""
     hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "client", "version": "1"}}
     command = [sys.executable, "-m", "memp_mcp"]
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(home, project)
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment(home, project), cwd=folder
     ) as process:
         assert process.stdin is not None
         assert process.stdout is not None
@@ -218,6 +218,19 @@ def test_a_session_is_told_nothing_of_another_project_by_the_server_of_that(home
 
     assert "1 procedure " in told["shop"]
     assert told["farm"] == told[""] == ""
+
+
+def test_projects_by_folder_keep_two_clients_apart_whose_hooks_name_none(home: Path, tmp_path: Path) -> None:
+    shop, farm = tmp_path / "shop", tmp_path / "farm"
+    shop.mkdir()
+    farm.mkdir()
+    session = str(transcript(tmp_path / "rollout.jsonl"))
+    with server(home, "auto", shop), server(home, "auto", farm):
+        assert hook(home, "SessionEnd", transcript_path=session, cwd=str(shop)) == ""
+        until(lambda: tasks(home))
+        until(lambda: hook(home, "SessionStart", cwd=str(shop)))
+
+        assert hook(home, "SessionStart", cwd=str(farm)) == ""
 
 
 def test_a_server_on_http_answers_the_hooks_of_its_machine(home: Path, tmp_path: Path) -> None:

@@ -20,9 +20,9 @@ from mcp import Client
 pytestmark = pytest.mark.anyio
 
 
-def serve(home: Path, *argv: str) -> subprocess.Popen[str]:
+def serve(home: Path, *argv: str, **env: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "memp_mcp", "serve", "--http", *argv]
-    environ = {**os.environ, "MEMP_HOME": str(home)}
+    environ = {**os.environ, "MEMP_HOME": str(home), **env}
     return subprocess.Popen(command, env=environ, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -96,6 +96,14 @@ def test_no_address_but_a_loopback_one_is_served(tmp_path: Path) -> None:
 
     assert (server.returncode, out) == (1, "")
     assert "'0.0.0.0' is not a loopback address" in err
+
+
+def test_a_project_by_the_clients_folder_is_refused_as_nobody_tells_it(tmp_path: Path) -> None:
+    with serve(tmp_path / "memory", MEMP_PROJECT="auto") as server:
+        out, err = server.communicate(timeout=60)
+
+    assert (server.returncode, out) == (1, "")
+    assert err.startswith("memp-mcp: MEMP_PROJECT is auto, but over HTTP nobody tells the folder")
 
 
 def test_a_port_that_is_taken_is_an_error_with_the_way_out(tmp_path: Path) -> None:
