@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from memp_mcp import clients, joining, json_edit
+from memp_mcp import clients, entries, joining, json_edit
 from memp_mcp.cli import main
-from memp_mcp.clients import CLIENTS, Command, Found, Host
+from memp_mcp.clients import CLIENTS, Command, Host
+from memp_mcp.entries import Found
 from memp_mcp.errors import BadInput
 from memp_mcp.joining import FileChange, carry_out, own_command
 from memp_mcp.models import Event
@@ -1069,8 +1070,8 @@ def test_the_line_of_a_hook_is_quoted_for_windows() -> None:
     line = command.hook("codex", "Stop", "win32")
 
     assert line == '"C:/Users/a b/memp-mcp.exe" hook Stop --client codex'
-    text = clients.put("codex", Path("hooks.json"), "", Found(None, {"Stop": line}))
-    assert clients.find("codex", Path("hooks.json"), text, ("hooks",)).hooks == {"Stop": line}
+    text = entries.put("codex", Path("hooks.json"), "", Found(None, {"Stop": line}))
+    assert entries.find("codex", Path("hooks.json"), text, ("hooks",)).hooks == {"Stop": line}
 
 
 # -- status --------------------------------------------------------------------------------------------------
@@ -1297,7 +1298,7 @@ def test_the_real_client_is_asked_in_words_that_it_understands(
     asked([CLIENTS[client].program, *adding.words(wanted)])
 
     file, parts = next(iter(clients.parts(client, real.host()).items()))
-    found = clients.find(client, file, file.read_text(encoding="utf-8"), parts)
+    found = entries.find(client, file, file.read_text(encoding="utf-8"), parts)
     assert (found.command, found.home) == (command, home)
 
 
