@@ -34,6 +34,8 @@ _SHOWN_LINE = 300
 _ADDED_AFTER = 20
 """Seconds that a client's own command may take; alone on a machine it is one."""
 _QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+_NO_FILE = "There was no such file before memp-mcp install has made it.\n"
+"""Kept in the place of one, which may have been empty, too."""
 _PASSING = ("archive-v", "builds-v", "environments-v")  # the folders in which uv keeps environments for a while
 
 _OF_UVX = (
@@ -160,8 +162,8 @@ def left(names: Iterable[str], host: Host) -> list[str]:
 def carry_out(change: FileChange) -> None:
     """Write what a change says: all of it or nothing, with the mode that the file has, through a link to its target.
 
-    The file as it was before this program was put in is kept beside it; an empty one stands for no file. Once this
-    program is out, that goes: it may hold secrets, and would only be out of date.
+    The file as it was before this program was put in is kept beside it; where there was none, that says so. Once this
+    program is out, it goes: it may hold secrets, and would only be out of date.
 
     Raises:
         BadInput: somebody else has changed the file since it was read.
@@ -172,8 +174,8 @@ def carry_out(change: FileChange) -> None:
         raise BadInput(f"{file} has been changed by somebody else just now. Try again.")
     mode = 0o600 if old is None else stat.S_IMODE(file.stat().st_mode)
     joined = _has_it(client, file, new or "")
-    if joined and old != "" and not _has_it(client, file, old or ""):
-        _write(_backup(file), old or "", mode)
+    if joined and not _has_it(client, file, old or ""):
+        _write(_backup(file), _NO_FILE if old is None else old, mode)
     if new is None:
         file.resolve().unlink(missing_ok=True)
     elif new != old:
@@ -192,7 +194,7 @@ def _changes(name: str, host: Host, change: Change) -> list[FileChange]:
             raise BadInput(
                 f"{file} stays as it is: {error}. Put that right and try again, or edit it by hand as the README shows."
             ) from None
-        made_by_us = new.strip() in {"", "{}"} and text_of(_backup(file)) == ""
+        made_by_us = new.strip() in {"", "{}"} and text_of(_backup(file)) == _NO_FILE
         is_none = made_by_us or (old is None and not new)
         left_over = _backup(file).exists() and not _has_it(name, file, new)
         if new != (old or "") or left_over:
@@ -257,8 +259,10 @@ def _backup(file: Path) -> Path:
 
 
 def _before(client: str, file: Path, wanted: tuple[Part, ...]) -> str | None:
-    """The file as it was before this program was put in, if that was kept and can still be read."""
+    """The file as it was before this program was put in, if that was kept and can still be read; no file is empty."""
     text = text_of(_backup(file))
+    if text == _NO_FILE:
+        return ""
     with suppress(BadInput):
         return text if text is None or not _has_it(client, file, text, wanted) else None
     return None
@@ -312,7 +316,9 @@ def done(change: FileChange) -> str:
     if change.new is None:
         return f"{change.file} is gone, since install has made it and nothing else is in it"
     kept = _backup(change.file)
-    return f"{change.file} is written" + (f"; as it was before: {kept.name}" if text_of(kept) else "")
+    return f"{change.file} is written" + (
+        f"; as it was before: {kept.name}" if text_of(kept) not in {None, _NO_FILE} else ""
+    )
 
 
 def advice(command: Command, names: Iterable[str], changes: Sequence[FileChange], host: Host) -> list[str]:

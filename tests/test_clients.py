@@ -192,7 +192,7 @@ class Machine:
     def data(self, name: str) -> Any:
         """What a file says."""
         text = (self.home / name).read_bytes().decode()
-        return tomllib.loads(text) if name.endswith(".toml") else json_edit.read(text)
+        return tomllib.loads(text.removeprefix("\ufeff")) if name.endswith(".toml") else json_edit.read(text)
 
     def entry(self, client: str) -> Any:
         """The entry of this program in a client's configuration."""
@@ -622,10 +622,35 @@ def test_a_kept_file_whose_successor_is_gone_goes_too(machine: Machine) -> None:
     assert machine.files() == {}
 
 
-@pytest.mark.parametrize("text", ["", '{"mcpServers": {"memp": {"command": "memp-mcp", "args": []}}}'])
-def test_a_file_that_install_has_not_made_stays_though_nothing_is_left_in_it(machine: Machine, text: str) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("text", ["", "\n", " \r\n\t\r\n", "\ufeff", "\ufeff\n"])
+def test_an_empty_file_is_as_empty_after_uninstall(machine: Machine, client: str, text: str) -> None:
+    machine.has(client)
+    files = dict.fromkeys(CONFIGURED[client], text)
+    for name in files:
+        machine.write(name, text)
+
+    machine.run("install", client)
+    assert machine.entry(client)
+    machine.run("uninstall", client)
+
+    assert machine.files() == files
+
+
+def test_an_empty_file_in_which_the_client_has_written_since_keeps_that(machine: Machine) -> None:
     machine.has("cursor")
-    machine.write(".cursor/mcp.json", text)
+    machine.write(".cursor/mcp.json", "")
+    machine.run("install", "cursor")
+    machine.write(".cursor/mcp.json", json.dumps({"token": "t", **machine.data(".cursor/mcp.json")}))
+
+    machine.run("uninstall", "cursor")
+
+    assert machine.files() == {".cursor/mcp.json": '{"token": "t"}'}
+
+
+def test_a_file_that_install_has_not_made_stays_though_nothing_is_left_in_it(machine: Machine) -> None:
+    machine.has("cursor")
+    machine.write(".cursor/mcp.json", '{"mcpServers": {"memp": {"command": "memp-mcp", "args": []}}}')
     machine.run("install", "cursor")
 
     machine.run("uninstall", "cursor")
