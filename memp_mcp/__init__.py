@@ -15,8 +15,10 @@ The house, in the order in which a request walks through it; imports run the sam
     sessions.py   what a server does at the events of its clients' sessions: recall at a prompt, learn at the end;
                   shown.py what a session has been shown, and what waits to be said in it
     memory.py     Memory: recall, record, reflect, get, forget, restore; the one deep object
-    joining.py    install, uninstall, status: this machine's clients; clients.py where each keeps what, and the edits,
-                  by json_edit.py and toml_edit.py
+    joining.py    install, uninstall: the files of this machine's clients changed, and changed back; joined.py which
+                  are joined, and when last heard of
+    entries.py    what stands of this program in the text of a client's configuration, and the edits, by json_edit.py
+                  and toml_edit.py; clients.py where each client keeps what, and in which form
     archive.py    the memory in bulk: import, its preview, export; bootstrap.py a cold start; rebuild.py what can be
                   derived again from the evidence
     skill_folders.py  verified procedures as Agent Skills in folders and over MCP, and how those stand to the memory;

@@ -522,12 +522,12 @@ def _host() -> Host:
 
 def status(options: argparse.Namespace, settings: Settings) -> Answer:  # noqa: ARG001 - has no options
     """The clients of this machine: joined or not, and when last heard of."""
-    from memp_mcp import joining  # noqa: PLC0415 - keeps --version quick
+    from memp_mcp import joined  # noqa: PLC0415 - keeps --version quick
 
-    found, problem = joining.states(_host(), settings.directory)
-    table = _table(*joining.COLUMNS)
+    found, problem = joined.states(_host(), settings.directory)
+    table = _table(*joined.COLUMNS)
     for state in found:
-        table.add_row(*joining.row(state))
+        table.add_row(*joined.row(state))
     lines: list[str | Table] = [table] if found else ["none of the clients that this program knows is on this machine"]
     return Answer(found, [*lines, *([problem] if problem else [])], OK if found else NOTHING)
 

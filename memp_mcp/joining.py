@@ -1,4 +1,4 @@
-"""Joining the clients of this machine: their files changed and changed back, and what the memory has heard from each.
+"""Joining the clients of this machine: their files changed, and changed back.
 
 Where a client has a command of its own that puts in a server (`claude mcp add` and the like), it says what the entry
 is: it is run in an empty folder of configuration, and what it writes there is put in here. In the user's own folder it
@@ -19,22 +19,23 @@ import sysconfig
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from memp_mcp import clients
-from memp_mcp.clients import CLIENTS, Command, Entry, Found, Host, Part
-from memp_mcp.errors import BadInput, StoreError
+from memp_mcp import entries
+from memp_mcp.clients import CLIENTS, NAME, Command, Entry, Host, Part, is_there, parts
+from memp_mcp.entries import Found, text_of
+from memp_mcp.errors import BadInput
 from memp_mcp.files import unfinished
-from memp_mcp.models import Event, Value
 from memp_mcp.redact import Redactor
 
 _SHOWN_LINE = 300
 _ADDED_AFTER = 20
 """Seconds that a client's own command may take; alone on a machine it is one."""
 _QUIET = {"CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1"}
+_NO_FILE = "There was no such file before memp-mcp install has made it.\n"
+"""Kept in the place of one, which may have been empty, too."""
 _PASSING = ("archive-v", "builds-v", "environments-v")  # the folders in which uv keeps environments for a while
 
 _OF_UVX = (
@@ -74,24 +75,6 @@ def _in_lines(*texts: str) -> tuple[list[list[str]], str]:
 
 def _laid_out(text: str) -> list[str]:
     return json.dumps(json.loads(text), indent=2, ensure_ascii=False).splitlines() if text.strip() else []
-
-
-class ClientState(Value):
-    """What is known of a client that is on this machine."""
-
-    client: str
-    registered: bool = False
-    another_program: bool = False
-    plugin: bool = False
-    command: tuple[str, ...] = ()
-    command_found: bool = False
-    address: str = ""
-    hooks: tuple[str, ...] = ()
-    hooks_missing: tuple[str, ...] = ()
-    last_seen: datetime | None = None
-    last_trajectory: str = ""
-    last_recorded: datetime | None = None
-    problem: str = ""
 
 
 # -- the command --------------------------------------------------------------------------------------------
@@ -148,7 +131,7 @@ def install(
     for name in dict.fromkeys(names):
         _require(name, host)
         own = command if command.home else command._replace(home=_home_of(name, host))
-        with_hooks = hooks and not clients.has_plugin(name, host)
+        with_hooks = hooks and not entries.has_plugin(name, host)
         put_in = partial(_with_it, command=own, host=host, hooks=with_hooks, force=force)
         changes += _changes(name, host, put_in)
     return changes
@@ -168,10 +151,10 @@ def left(names: Iterable[str], host: Host) -> list[str]:
     lines = []
     for name in dict.fromkeys(names):
         file, wanted = _server(name, host)
-        found = clients.find(name, file, _text(file) or "", wanted)
+        found = entries.find(name, file, text_of(file) or "", wanted)
         if found.entry is not None and not found.ours:
-            lines.append(f"{file} keeps its entry {clients.NAME}: it is of {_program(found)}.")
-        if clients.has_plugin(name, host):
+            lines.append(f"{file} keeps its entry {NAME}: it is of {_program(found)}.")
+        if entries.has_plugin(name, host):
             lines.append(f"{CLIENTS[name].title} keeps the plugin {CLIENTS[name].plugin}: /plugin takes that out.")
     return lines
 
@@ -179,20 +162,20 @@ def left(names: Iterable[str], host: Host) -> list[str]:
 def carry_out(change: FileChange) -> None:
     """Write what a change says: all of it or nothing, with the mode that the file has, through a link to its target.
 
-    The file as it was before this program was put in is kept beside it; an empty one stands for no file. Once this
-    program is out, that goes: it may hold secrets, and would only be out of date.
+    The file as it was before this program was put in is kept beside it; where there was none, that says so. Once this
+    program is out, it goes: it may hold secrets, and would only be out of date.
 
     Raises:
         BadInput: somebody else has changed the file since it was read.
         OSError: it cannot be written.
     """
     client, file, old, new = change
-    if _text(file) != old:
+    if text_of(file) != old:
         raise BadInput(f"{file} has been changed by somebody else just now. Try again.")
     mode = 0o600 if old is None else stat.S_IMODE(file.stat().st_mode)
     joined = _has_it(client, file, new or "")
-    if joined and old != "" and not _has_it(client, file, old or ""):
-        _write(_backup(file), old or "", mode)
+    if joined and not _has_it(client, file, old or ""):
+        _write(_backup(file), _NO_FILE if old is None else old, mode)
     if new is None:
         file.resolve().unlink(missing_ok=True)
     elif new != old:
@@ -203,15 +186,15 @@ def carry_out(change: FileChange) -> None:
 
 def _changes(name: str, host: Host, change: Change) -> list[FileChange]:
     changes = []
-    for file, wanted in clients.parts(name, host).items():
-        old = _text(file)
+    for file, wanted in parts(name, host).items():
+        old = text_of(file)
         try:
             new = change(name, file, old or "", wanted)
         except BadInput as error:
             raise BadInput(
                 f"{file} stays as it is: {error}. Put that right and try again, or edit it by hand as the README shows."
             ) from None
-        made_by_us = new.strip() in {"", "{}"} and _text(_backup(file)) == ""
+        made_by_us = new.strip() in {"", "{}"} and text_of(_backup(file)) == _NO_FILE
         is_none = made_by_us or (old is None and not new)
         left_over = _backup(file).exists() and not _has_it(name, file, new)
         if new != (old or "") or left_over:
@@ -232,15 +215,15 @@ def _with_it(
 ) -> str:
     entry, lines = None, {}
     if "server" in wanted:
-        found = clients.find(client, file, text, wanted)
+        found = entries.find(client, file, text, wanted)
         if found.entry is not None and not found.ours and not force:
-            raise BadInput(f"its entry {clients.NAME} is of {_program(found)}, which --force would replace")
-        entry = clients.wanted_entry(_entry(client, command, host), found.entry)
+            raise BadInput(f"its entry {NAME} is of {_program(found)}, which --force would replace")
+        entry = entries.wanted_entry(_entry(client, command, host), found.entry)
     if "hooks" in wanted and hooks:
         lines = {event: command.hook(client, event, host.platform) for event in CLIENTS[client].events}
     elif "hooks" in wanted:
-        text = clients.take_out(client, file, text, ("hooks",), _before(client, file, wanted))
-    return clients.put(client, file, text, Found(entry, lines))
+        text = entries.take_out(client, file, text, ("hooks",), _before(client, file, wanted))
+    return entries.put(client, file, text, Found(entry, lines))
 
 
 def _entry(client: str, command: Command, host: Host) -> Entry:
@@ -254,7 +237,7 @@ def _entry(client: str, command: Command, host: Host) -> Entry:
         with suppress(OSError, subprocess.SubprocessError, BadInput):
             _asked([program, *known.adding.words(command)], there.environ, empty)
             file, wanted = _server(client, there)
-            theirs = clients.find(client, file, _text(file) or "", wanted)
+            theirs = entries.find(client, file, text_of(file) or "", wanted)
             if theirs.command == command.words and theirs.home == command.home:
                 return {**known.entry(command), **theirs.entry}
     return known.entry(command)
@@ -268,29 +251,31 @@ def _asked(words: list[str], environ: Mapping[str, str], folder: str) -> None:
 
 
 def _without_it(client: str, file: Path, text: str, wanted: tuple[Part, ...]) -> str:
-    return clients.take_out(client, file, text, wanted, _before(client, file, wanted))
+    return entries.take_out(client, file, text, wanted, _before(client, file, wanted))
 
 
 def _backup(file: Path) -> Path:
-    return file.with_name(f"{file.name}.before-{clients.NAME}")
+    return file.with_name(f"{file.name}.before-{NAME}")
 
 
 def _before(client: str, file: Path, wanted: tuple[Part, ...]) -> str | None:
-    """The file as it was before this program was put in, if that was kept and can still be read."""
-    text = _text(_backup(file))
+    """The file as it was before this program was put in, if that was kept and can still be read; no file is empty."""
+    text = text_of(_backup(file))
+    if text == _NO_FILE:
+        return ""
     with suppress(BadInput):
         return text if text is None or not _has_it(client, file, text, wanted) else None
     return None
 
 
 def _has_it(client: str, file: Path, text: str, wanted: tuple[Part, ...] = ("server", "hooks")) -> bool:
-    found = clients.find(client, file, text, wanted)
+    found = entries.find(client, file, text, wanted)
     return found.ours or bool(found.hooks)
 
 
 def _server(name: str, host: Host) -> tuple[Path, tuple[Part, ...]]:
     """The file of a client that has the entry of the server, and what it gets."""
-    return next(iter(clients.parts(name, host).items()))
+    return next(iter(parts(name, host).items()))
 
 
 def _program(found: Found) -> str:
@@ -302,7 +287,7 @@ def _home_of(name: str, host: Host) -> str:
     """The directory of the memory that a client's present entry names."""
     file, wanted = _server(name, host)
     with suppress(BadInput):
-        found = clients.find(name, file, _text(file) or "", wanted)
+        found = entries.find(name, file, text_of(file) or "", wanted)
         return found.home if found.ours else ""
     return ""
 
@@ -316,115 +301,12 @@ def _require(name: str, host: Host) -> None:
         )
 
 
-def is_there(name: str, host: Host) -> bool:
-    """Whether a client is on this machine: its folder exists, or its command does."""
-    known = CLIENTS[name]
-    return known.folder(host).is_dir() or shutil.which(known.program, path=host.environ.get("PATH", "")) is not None
-
-
-def _text(file: Path) -> str | None:
-    try:
-        return file.read_bytes().decode("utf-8")
-    except FileNotFoundError:
-        return None
-    except UnicodeDecodeError:
-        raise BadInput(f"{file} stays as it is: it is no UTF-8. Save it as that and try again.") from None
-
-
 def _write(file: Path, text: str, mode: int) -> None:
     """Put a text in the place of a file at once, so that whoever reads it has the one or the other."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with unfinished(file) as place:
         place.write_bytes(text.encode("utf-8"))
         place.chmod(mode)
-
-
-# -- status -------------------------------------------------------------------------------------------------
-
-
-def states(host: Host, directory: Path) -> tuple[list[ClientState], str]:
-    """What is known of each client that is on this machine, and why the memory in *directory* could not be asked."""
-    seen: dict[str, Event] = {}
-    recorded: dict[str, Event] = {}
-    problem = ""
-    try:
-        for event in _events(directory):  # the oldest first
-            name = clients.known_as(event.client)
-            seen[name] = event
-            if event.kind == "recorded":
-                recorded[name] = event
-    except StoreError as error:
-        problem = str(error)
-    return [_state(n, host, seen.get(n), recorded.get(n)) for n in CLIENTS if is_there(n, host)], problem
-
-
-def _events(directory: Path) -> Iterable[Event]:
-    if not (directory / "meta.json").exists():
-        return ()  # to ask a memory that nobody has used yet would make it
-    from memp_mcp.store import Store  # noqa: PLC0415 - imports LanceDB: two seconds
-
-    return Store.open(directory, salvage=True).all_events()
-
-
-def _state(name: str, host: Host, seen: Event | None, recorded: Event | None) -> ClientState:
-    heard = {
-        "last_seen": seen.at if seen else None,
-        "last_trajectory": recorded.trajectory_id if recorded else "",
-        "last_recorded": recorded.at if recorded else None,
-    }
-    try:
-        found = [
-            clients.find(name, file, _text(file) or "", wanted) for file, wanted in clients.parts(name, host).items()
-        ]
-    except (BadInput, OSError) as error:
-        return ClientState(client=name, problem=str(error), **heard)
-    server, hooks = found[0], {event: line for part in found for event, line in part.hooks.items()}
-    program = server.command[0] if server.command else ""
-    return ClientState(
-        client=name,
-        registered=server.ours,
-        another_program=server.entry is not None and not server.ours,
-        plugin=clients.has_plugin(name, host),
-        command=server.command,
-        command_found=bool(program) and shutil.which(program, path=host.environ.get("PATH", "")) is not None,
-        address=server.address,
-        hooks=tuple(event for event in CLIENTS[name].events if event in hooks),
-        hooks_missing=tuple(event for event in CLIENTS[name].events if event not in hooks),
-        **heard,
-    )
-
-
-COLUMNS = ("client", "registered", "hooks", "last seen", "last trajectory", "command")
-
-
-def row(state: ClientState) -> tuple[str, ...]:
-    """A client's state as a row of a table under `COLUMNS`."""
-    if state.problem:
-        return (state.client, "?", "?", _moment(state.last_seen), state.last_trajectory, state.problem)
-    command = " ".join(state.command) + ("" if state.command_found or not state.command else " (is not there)")
-    trajectory = f"{state.last_trajectory} {_moment(state.last_recorded)}".strip()
-    heard = (_moment(state.last_seen), trajectory)
-    return (state.client, _registered(state), _hooks(state), *heard, Redactor().text(state.address or command))
-
-
-def _registered(state: ClientState) -> str:
-    if state.another_program:
-        return "another program"
-    ways = [way for way, is_so in (("yes", state.registered), ("by the plugin", state.plugin)) if is_so]
-    return " and ".join(ways) or "no"
-
-
-def _hooks(state: ClientState) -> str:
-    if state.plugin:
-        return "twice: by the plugin too" if state.hooks else "by the plugin"
-    if not state.hooks:
-        return "off" if state.hooks_missing else ""
-    total = len(state.hooks) + len(state.hooks_missing)
-    return f"{len(state.hooks)} of {total}" if state.hooks_missing else "on"
-
-
-def _moment(at: datetime | None) -> str:
-    return f"{at:%Y-%m-%d %H:%M}" if at else ""
 
 
 def done(change: FileChange) -> str:
@@ -434,7 +316,9 @@ def done(change: FileChange) -> str:
     if change.new is None:
         return f"{change.file} is gone, since install has made it and nothing else is in it"
     kept = _backup(change.file)
-    return f"{change.file} is written" + (f"; as it was before: {kept.name}" if _text(kept) else "")
+    return f"{change.file} is written" + (
+        f"; as it was before: {kept.name}" if text_of(kept) not in {None, _NO_FILE} else ""
+    )
 
 
 def advice(command: Command, names: Iterable[str], changes: Sequence[FileChange], host: Host) -> list[str]:
@@ -444,7 +328,7 @@ def advice(command: Command, names: Iterable[str], changes: Sequence[FileChange]
         f"{CLIENTS[name].title} has the plugin {CLIENTS[name].plugin}, which brings server and hooks: the hooks "
         f"are left out, but the tools come twice. One is enough: `memp-mcp uninstall {name}`, or /plugin."
         for name in dict.fromkeys(names)
-        if clients.has_plugin(name, host)
+        if entries.has_plugin(name, host)
     ]
     lines += [f"Restart {title}." for title in dict.fromkeys(CLIENTS[change.client].title for change in changes)]
     for client, file, _, new in changes:

@@ -11,6 +11,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from memp_mcp.errors import BadInput
@@ -26,7 +27,7 @@ def read(text: str) -> dict[str, Any]:
         BadInput: it is no TOML; the message says where.
     """
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(text.removeprefix("\ufeff"))  # which Codex skips, and an editor on Windows may write
     except tomllib.TOMLDecodeError as error:
         raise BadInput(str(error)) from None
 
@@ -88,11 +89,9 @@ def _value(value: object) -> str:
 
 
 def _checked(new: str, *accepted: object) -> str:
-    try:
-        if tomllib.loads(new) in accepted:
+    with suppress(BadInput):  # as when the tables are inline ones
+        if read(new) in accepted:
             return new
-    except tomllib.TOMLDecodeError:
-        pass  # as when the tables are inline ones
     raise BadInput("the change cannot be made for certain without touching something else")
 
 

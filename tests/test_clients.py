@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from memp_mcp import clients, joining, json_edit
+from memp_mcp import clients, entries, joining, json_edit
 from memp_mcp.cli import main
-from memp_mcp.clients import CLIENTS, Command, Found, Host
+from memp_mcp.clients import CLIENTS, Command, Host
+from memp_mcp.entries import Found
 from memp_mcp.errors import BadInput
 from memp_mcp.joining import FileChange, carry_out, own_command
 from memp_mcp.models import Event
@@ -191,7 +192,7 @@ class Machine:
     def data(self, name: str) -> Any:
         """What a file says."""
         text = (self.home / name).read_bytes().decode()
-        return tomllib.loads(text) if name.endswith(".toml") else json_edit.read(text)
+        return tomllib.loads(text.removeprefix("\ufeff")) if name.endswith(".toml") else json_edit.read(text)
 
     def entry(self, client: str) -> Any:
         """The entry of this program in a client's configuration."""
@@ -621,10 +622,35 @@ def test_a_kept_file_whose_successor_is_gone_goes_too(machine: Machine) -> None:
     assert machine.files() == {}
 
 
-@pytest.mark.parametrize("text", ["", '{"mcpServers": {"memp": {"command": "memp-mcp", "args": []}}}'])
-def test_a_file_that_install_has_not_made_stays_though_nothing_is_left_in_it(machine: Machine, text: str) -> None:
+@pytest.mark.parametrize("client", CLIENTS)
+@pytest.mark.parametrize("text", ["", "\n", " \r\n\t\r\n", "\ufeff", "\ufeff\n"])
+def test_an_empty_file_is_as_empty_after_uninstall(machine: Machine, client: str, text: str) -> None:
+    machine.has(client)
+    files = dict.fromkeys(CONFIGURED[client], text)
+    for name in files:
+        machine.write(name, text)
+
+    machine.run("install", client)
+    assert machine.entry(client)
+    machine.run("uninstall", client)
+
+    assert machine.files() == files
+
+
+def test_an_empty_file_in_which_the_client_has_written_since_keeps_that(machine: Machine) -> None:
     machine.has("cursor")
-    machine.write(".cursor/mcp.json", text)
+    machine.write(".cursor/mcp.json", "")
+    machine.run("install", "cursor")
+    machine.write(".cursor/mcp.json", json.dumps({"token": "t", **machine.data(".cursor/mcp.json")}))
+
+    machine.run("uninstall", "cursor")
+
+    assert machine.files() == {".cursor/mcp.json": '{"token": "t"}'}
+
+
+def test_a_file_that_install_has_not_made_stays_though_nothing_is_left_in_it(machine: Machine) -> None:
+    machine.has("cursor")
+    machine.write(".cursor/mcp.json", '{"mcpServers": {"memp": {"command": "memp-mcp", "args": []}}}')
     machine.run("install", "cursor")
 
     machine.run("uninstall", "cursor")
@@ -1069,8 +1095,8 @@ def test_the_line_of_a_hook_is_quoted_for_windows() -> None:
     line = command.hook("codex", "Stop", "win32")
 
     assert line == '"C:/Users/a b/memp-mcp.exe" hook Stop --client codex'
-    text = clients.put("codex", Path("hooks.json"), "", Found(None, {"Stop": line}))
-    assert clients.find("codex", Path("hooks.json"), text, ("hooks",)).hooks == {"Stop": line}
+    text = entries.put("codex", Path("hooks.json"), "", Found(None, {"Stop": line}))
+    assert entries.find("codex", Path("hooks.json"), text, ("hooks",)).hooks == {"Stop": line}
 
 
 # -- status --------------------------------------------------------------------------------------------------
@@ -1297,7 +1323,7 @@ def test_the_real_client_is_asked_in_words_that_it_understands(
     asked([CLIENTS[client].program, *adding.words(wanted)])
 
     file, parts = next(iter(clients.parts(client, real.host()).items()))
-    found = clients.find(client, file, file.read_text(encoding="utf-8"), parts)
+    found = entries.find(client, file, file.read_text(encoding="utf-8"), parts)
     assert (found.command, found.home) == (command, home)
 
 

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from memp_mcp import clients, json_edit, toml_edit
-from memp_mcp.clients import Found
+from memp_mcp import entries, json_edit, toml_edit
+from memp_mcp.entries import Found
 from memp_mcp.errors import BadInput
 
 EXAMPLES = 60
@@ -88,14 +88,14 @@ def _survives(text: str, client: str, file: Path) -> None:
     hooks = {"Stop": "memp-mcp hook Stop --client x", "SessionEnd": "memp-mcp hook SessionEnd --client x"}
     data = _read(file, text)
     try:
-        joined = clients.put(client, file, text, Found(entry, hooks))
+        joined = entries.put(client, file, text, Found(entry, hooks))
     except BadInput:
         return  # as where a server is a number
-    found = clients.find(client, file, joined, ("server", "hooks"))
+    found = entries.find(client, file, joined, ("server", "hooks"))
     assert (found.entry, found.hooks) == (entry, hooks)
-    assert clients.put(client, file, joined, Found(entry, hooks)) == joined
-    assert clients.take_out(client, file, joined, ("server", "hooks"), text) == text or "memp" in str(data)
-    alone = clients.take_out(client, file, joined, ("server", "hooks"), None)
+    assert entries.put(client, file, joined, Found(entry, hooks)) == joined
+    assert entries.take_out(client, file, joined, ("server", "hooks"), text) == text or "memp" in str(data)
+    alone = entries.take_out(client, file, joined, ("server", "hooks"), None)
     assert _without_empty(_read(file, alone)) == _without_empty(_without_memp(data))
 
 

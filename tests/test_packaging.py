@@ -21,8 +21,9 @@ import pytest
 import skills_ref
 
 import memp_mcp
-from memp_mcp import clients
-from memp_mcp.clients import CLIENTS, Command, Found
+from memp_mcp import entries
+from memp_mcp.clients import CLIENTS, Command
+from memp_mcp.entries import Found
 from memp_mcp.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[1]
@@ -145,7 +146,7 @@ def test_the_plugin_tells_each_event_to_the_program() -> None:
     hooks = loaded("packaging/claude-code/hooks/hooks.json")["hooks"]
 
     lines = {event: Command(("memp-mcp",)).hook("claude-code", event, "linux") for event in hooks}
-    installed = clients.put("claude-code", Path("settings.json"), "", Found(None, lines))
+    installed = entries.put("claude-code", Path("settings.json"), "", Found(None, lines))
 
     assert hooks == json.loads(installed)["hooks"]
     assert list(hooks) == list(CLIENTS["claude-code"].events)
