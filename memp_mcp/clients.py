@@ -241,7 +241,7 @@ CLIENTS: Mapping[str, Client] = {
         ("claude-code",),
         adding=Adding(_added("--scope", "user"), "CLAUDE_CONFIG_DIR"),
         hooks=_below(_claude, "settings.json"),
-        events=("SessionStart", "UserPromptSubmit", "PostToolUseFailure", "Stop", "SessionEnd"),
+        events=("SessionStart", "UserPromptSubmit", "PostToolUse", "PostToolUseFailure", "Stop", "SessionEnd"),
         plugin="memp@memp-mcp",
     ),
     "claude-desktop": Client(

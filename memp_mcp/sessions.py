@@ -42,6 +42,8 @@ AFTERWARDS = 5.0
 PAUSE = 10.0
 """A session is read again only after so many times what its last reading took, so that a long one costs a share."""
 LONGEST_TRANSCRIPT = 500_000_000
+LONGEST_LATE = 500_000
+"""Bytes of a transcript that is read while a client waits."""
 LOOK_SECONDS = 60.0
 """Between two looks at the notes, where nobody says that there is one."""
 KEPT_SECONDS = 14 * 24 * 3600.0
@@ -158,26 +160,47 @@ class Sessions:
         if event in _TAKE_NO_TEXT:
             shown.wait(recalled)
             return ""
-        shown.add(recalled.ids)
-        waited = shown.release(self._is_known) if time.monotonic() < asker.until else ""
-        return "\n".join(filter(None, (waited, recalled.text)))
+        if time.monotonic() >= asker.until:
+            return ""  # nobody is waiting any more
+        if recalled.ids or _sets_a_prompt(event, told):
+            shown.add(recalled.ids)
+        return "\n".join(filter(None, (shown.release(self._is_known), recalled.text)))
 
     def _is_known(self, procedure_id: str) -> bool:
         return self._memory.store.procedure(procedure_id) is not None
 
     def _fitting(self, event: str, asker: _Asker, shown: Shown, told: dict[str, Any]) -> Recalled | None:
         """What is remembered of the prompt or the failure that an event tells of."""
-        if event in _PROMPTS:
-            task = self._asked(shown.session, str(told.get("prompt") or ""))
+        if _sets_a_prompt(event, told):
+            task = self._asked(shown.session, str(told["prompt"]))
             if task:
                 shown.drop()  # it was for another task
             return self._recalled(asker, shown, task=task)
         if session.is_own_tool(str(told.get("tool_name"))):
             shown.drop()  # the agent has asked itself
-        action, error = _failed(event, told)
-        if not error or evidence.transient(error):
-            return Recalled()
+            shown.add(())
+        unheard = self._unheard(asker, shown, told)
+        action, error = _failed(event, told) if event in _TOOLS else ("", "")
+        if not error or evidence.transient(error) or unheard is None or unheard.text:
+            return unheard
         return self._recalled(asker, shown, task=self._prompts.get(shown.session) or action, error=error)
+
+    def _unheard(self, asker: _Asker, shown: Shown, told: dict[str, Any]) -> Recalled | None:
+        """What fits the task at hand where that was not looked up: no server could do so yet, or it was compacted away.
+
+        The first prompt of a run without a terminal comes while its server is starting.
+        """
+        if self._memory.vectorizer.background.ready(0) is None:
+            return None
+        if not shown.begin():
+            return Recalled()
+        task = self._prompts.get(shown.session)
+        if task is None:
+            task = self._asked(shown.session, _task_in(Path(str(told.get("transcript_path"))), asker.client))
+        recalled = self._recalled(asker, shown, task=task)
+        if not task or time.monotonic() >= asker.until:
+            shown.forget()  # the next event may know more, or have more time
+        return recalled
 
     def _greeting(self, asker: _Asker) -> str:
         of_status = self._memory.store.statuses(projects={asker.project, ""})
@@ -343,6 +366,20 @@ def _is_within(folder: str, own: str) -> bool:
 def _has_met(procedure: Procedure, error: str) -> bool:
     """Whether it knows this error, however near its task may be."""
     return retrieve.is_relevant(retrieve.Candidate(procedure), task="", error=error, floor=2.0)
+
+
+def _sets_a_prompt(event: str, told: dict[str, Any]) -> bool:
+    """Whether the user has said something; Qwen Code tells of an empty prompt behind each tool."""
+    return event in _PROMPTS and bool(str(told.get("prompt") or "").strip())
+
+
+def _task_in(transcript: Path, client: str) -> str:
+    """The task that a session is at by its transcript; empty without a readable one, or one that is not short."""
+    with suppress(OSError, ValueError, BadInput):
+        if transcript.stat().st_size <= LONGEST_LATE:
+            at_hand = [e.trajectory.task for e in transcripts.episodes(transcript, source_format=client) if e.is_open]
+            return at_hand[-1] if at_hand else ""
+    return ""
 
 
 def _failed(event: str, told: dict[str, Any]) -> tuple[str, str]:

@@ -42,10 +42,15 @@ class Shown:
             return waiting | set(self._path.read_text(encoding="ascii").split())
         return waiting
 
+    def begin(self) -> bool:
+        """Note that something is looked up for this session; tells the first who does so, and no other."""
+        with suppress(FileExistsError):
+            self._path.open("x").close()
+            return True
+        return False
+
     def add(self, ids: Sequence[str]) -> None:
-        """Note that these are shown now."""
-        if not ids:
-            return
+        """Note that something was looked up for this session, and that these are shown now."""
         with self._path.open("a", encoding="ascii") as file:
             file.write("".join(f"{shown}\n" for shown in ids))
 
