@@ -504,8 +504,8 @@ def _written(options: argparse.Namespace, changes: Sequence[FileChange]) -> Answ
     for change in changes if not options.json else ():
         sys.stdout.write(f"{change.diff}\n\n" if change.diff else "")
     sys.stdout.flush()
-    for change in changes if not options.dry_run else ():
-        joining.carry_out(change)
+    if not options.dry_run:
+        joining.carry_out(*changes)
     data = [{"client": c.client, "file": str(c.file), "diff": c.diff, "written": not options.dry_run} for c in changes]
     if not changes:
         return Answer(data, ["nothing to change"])

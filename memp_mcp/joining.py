@@ -159,16 +159,34 @@ def left(names: Iterable[str], host: Host) -> list[str]:
     return lines
 
 
-def carry_out(change: FileChange) -> None:
-    """Write what a change says: all of it or nothing, with the mode that the file has, through a link to its target.
+def carry_out(*changes: FileChange) -> None:
+    """Write what changes say: each file as a whole, with the mode that it has, through a link to its target.
 
     The file as it was before this program was put in is kept beside it; where there was none, that says so. Once this
     program is out, it goes: it may hold secrets, and would only be out of date.
 
     Raises:
-        BadInput: somebody else has changed the file since it was read.
+        BadInput: one of the files may not be written, so that none was; or somebody else has changed it since it was
+            read.
         OSError: it cannot be written.
     """
+    for change in changes:
+        _require_writable(change.file)
+    for change in changes:
+        _carry_out(change)
+
+
+def _require_writable(file: Path) -> None:
+    """Refuse a file that is read-only, though it could be replaced: somebody wants it so, or keeps it elsewhere."""
+    for place in (file, file.parent, file.resolve().parent):
+        if place.exists() and not os.access(place, os.W_OK):
+            raise BadInput(
+                f"{place} is read-only, so nothing was changed. Make it writable and try again, or edit {file} by hand "
+                "as the README shows."
+            )
+
+
+def _carry_out(change: FileChange) -> None:
     client, file, old, new = change
     if text_of(file) != old:
         raise BadInput(f"{file} has been changed by somebody else just now. Try again.")

@@ -837,6 +837,21 @@ def test_a_link_stays_a_link_and_modes_stay(machine: Machine) -> None:
     assert stat.S_IMODE((machine.home / ".claude/settings.json").stat().st_mode) == 0o600
 
 
+@pytest.mark.parametrize("read_only", [".claude.json", ".claude/settings.json", ".claude"])
+def test_nothing_is_written_if_one_of_the_files_or_folders_is_read_only(machine: Machine, read_only: str) -> None:
+    machine.has_configured("claude-code")
+    (machine.home / read_only).chmod(0o555)
+    as_a_user = () if os.geteuid() else ("setpriv", "--bounding-set=-all", "--inh-caps=-all")  # root may write it all
+    command = [*as_a_user, sys.executable, "-m", "memp_mcp", "install", "claude-code"]
+
+    told = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": os.defpath})
+
+    (machine.home / read_only).chmod(0o755)
+    assert f"{machine.home / read_only} is read-only, so nothing was changed" in told.stderr
+    assert told.returncode == 1
+    assert machine.files() == CONFIGURED["claude-code"]
+
+
 def test_a_file_that_cannot_be_written_leaves_nothing_behind(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     machine.has_configured("cursor")
     before = machine.files()
