@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from memp_mcp import entries
-from memp_mcp.clients import CLIENTS, Host, is_there, known_as, parts
-from memp_mcp.entries import text_of
+from memp_mcp.clients import CLIENTS, Host, Part, is_there, known_as, parts
+from memp_mcp.entries import Found, text_of
 from memp_mcp.errors import BadInput, StoreError
 from memp_mcp.models import Event, Value
 from memp_mcp.redact import Redactor
@@ -64,7 +64,7 @@ def _state(name: str, host: Host, seen: Event | None, recorded: Event | None) ->
         "last_recorded": recorded.at if recorded else None,
     }
     try:
-        found = [entries.find(name, file, text_of(file) or "", wanted) for file, wanted in parts(name, host).items()]
+        found = [_found(name, file, wanted) for file, wanted in parts(name, host).items()]
     except (BadInput, OSError) as error:
         return ClientState(client=name, problem=str(error), **heard)
     server, hooks = found[0], {event: line for part in found for event, line in part.hooks.items()}
@@ -81,6 +81,14 @@ def _state(name: str, host: Host, seen: Event | None, recorded: Event | None) ->
         hooks_missing=tuple(event for event in CLIENTS[name].events if event not in hooks),
         **heard,
     )
+
+
+def _found(name: str, file: Path, wanted: Sequence[Part]) -> Found:
+    text = text_of(file) or ""
+    try:
+        return entries.find(name, file, text, wanted)
+    except BadInput as error:
+        raise BadInput(f"{file}: {error}") from None
 
 
 COLUMNS = ("client", "registered", "hooks", "last seen", "last trajectory", "command")

@@ -58,13 +58,16 @@ def read(text: str) -> Any:
 
 
 def put(text: str, path: Sequence[str], value: object) -> str:
-    """Set what stands at *path*, making the objects that lead to it. An empty text becomes an object.
+    """Set what stands at *path*, making the objects that lead to it. A text without a value gets an object.
 
     Raises:
         BadInput: the text cannot be read, or something else than an object is in the way.
     """
-    text = text if text.strip("\ufeff \t\r\n") else f"{text}{{}}\n"
     root = _Reader(text).whole()
+    if root.begin == root.end:
+        ended = _line_end(text) if "//" in text.rpartition("\n")[2] else ""
+        text = f"{text}{ended}{{}}\n"
+        root = _Reader(text).whole()
     if found := root.at(path):
         new = text[: found.begin] + _rendered(text, root, value, like=found) + text[found.end :]
         return _checked(new, _with(root.data, path, value))

@@ -637,6 +637,19 @@ def test_an_empty_file_is_as_empty_after_uninstall(machine: Machine, client: str
     assert machine.files() == files
 
 
+@pytest.mark.parametrize("text", ["// nothing yet", "\n/* nothing\nyet */\r\n// at all\r\n"])
+def test_a_file_of_comments_alone_keeps_them(machine: Machine, text: str) -> None:
+    machine.has("zed")
+    machine.write(".config/zed/settings.json", text)
+
+    machine.run("install", "zed")
+    assert machine.entry("zed")
+    assert machine.files()[".config/zed/settings.json"].startswith(text)
+    machine.run("uninstall", "zed")
+
+    assert machine.files() == {".config/zed/settings.json": text}
+
+
 def test_an_empty_file_in_which_the_client_has_written_since_keeps_that(machine: Machine) -> None:
     machine.has("cursor")
     machine.write(".cursor/mcp.json", "")
@@ -1177,9 +1190,10 @@ def test_status_tells_what_is_wrong_with_a_file_and_with_the_memory(
     (tmp_path / "memory" / "meta.json").write_text("{")
 
     told = " ".join(machine.run("status").split())
+    [cursor] = json.loads(machine.run("status", "--json"))
 
     assert "cursor ? ?" in told
-    assert "line 1, column 2" in told
+    assert f"{machine.home / '.cursor/mcp.json'}: line 1, column 2" in cursor["problem"]
     assert "memp-mcp doctor" in told
 
 
