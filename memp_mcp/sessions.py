@@ -23,8 +23,9 @@ from memp_mcp import answers, evidence, judge, local, rebuild, retrieve, transcr
 from memp_mcp.errors import BadInput, MempError
 from memp_mcp.memory import Memory, Recall
 from memp_mcp.models import Procedure, Step, Trajectory, stable_id, storable
+from memp_mcp.retrieve import Match
 from memp_mcp.settings import AUTO, project_of, working_folder
-from memp_mcp.shown import Recalled, Shown
+from memp_mcp.shown import Shown, Waits
 from memp_mcp.transcripts import gemini_cli, session
 from memp_mcp.transcripts.found import placed
 
@@ -154,22 +155,35 @@ class Sessions:
             if told.get("source") in {"compact", "clear"}:
                 shown.forget()
             return self._greeting(asker)
-        recalled = self._fitting(event, asker, shown, told)
-        if recalled is None:
+        recalls = self._fitting(event, asker, shown, told)
+        if recalls is None:
             return None
-        if event in _TAKE_NO_TEXT:
-            shown.wait(recalled)
-            return ""
         if time.monotonic() >= asker.until:
             return ""  # nobody is waiting any more
-        if recalled.ids or _sets_a_prompt(event, told):
-            shown.add(recalled.ids)
-        return "\n".join(filter(None, (shown.release(self._is_known), recalled.text)))
+        if event in _TAKE_NO_TEXT:
+            shown.wait(recalls)
+            recalls = []
+        else:
+            recalls = [*filter(None, map(self._as_it_is_now, shown.release())), *recalls]
+        ids = [m.procedure.id for recall in recalls for m in recall.matches]
+        if ids or _sets_a_prompt(event, told):
+            shown.add(ids)
+        return "\n".join(self._framed(recall, asker) for recall in recalls)
 
-    def _is_known(self, procedure_id: str) -> bool:
-        return self._memory.store.procedure(procedure_id) is not None
+    def _as_it_is_now(self, waits: Waits) -> Recall | None:
+        """A recall that has waited, of what is still remembered of it; None if that is nothing."""
+        known = self._memory.store.procedures(waits.matches)
+        counts = self._memory.counts(known.values())
+        matches = tuple(
+            Match(procedure=known[p], counts=counts[p], **how)
+            for p, how in waits.matches.items()
+            if p in known and known[p].status != "retired"
+        )
+        if waits.matches and not matches:
+            return None
+        return Recall(id=waits.recall_id, task="", found=waits.found, reason=waits.reason, matches=matches)
 
-    def _fitting(self, event: str, asker: _Asker, shown: Shown, told: dict[str, Any]) -> Recalled | None:
+    def _fitting(self, event: str, asker: _Asker, shown: Shown, told: dict[str, Any]) -> list[Recall] | None:
         """What is remembered of the prompt or the failure that an event tells of."""
         if _sets_a_prompt(event, told):
             task = self._asked(shown.session, str(told["prompt"]))
@@ -181,11 +195,11 @@ class Sessions:
             shown.add(())
         unheard = self._unheard(asker, shown, told)
         action, error = _failed(event, told) if event in _TOOLS else ("", "")
-        if not error or evidence.transient(error) or unheard is None or unheard.text:
+        if not error or evidence.transient(error) or unheard is None or unheard:
             return unheard
         return self._recalled(asker, shown, task=self._prompts.get(shown.session) or action, error=error)
 
-    def _unheard(self, asker: _Asker, shown: Shown, told: dict[str, Any]) -> Recalled | None:
+    def _unheard(self, asker: _Asker, shown: Shown, told: dict[str, Any]) -> list[Recall] | None:
         """What fits the task at hand where that was not looked up: no server could do so yet, or it was compacted away.
 
         The first prompt of a run without a terminal comes while its server is starting.
@@ -193,14 +207,14 @@ class Sessions:
         if self._memory.vectorizer.background.ready(0) is None:
             return None
         if not shown.begin():
-            return Recalled()
+            return []
         task = self._prompts.get(shown.session)
         if task is None:
             task = self._asked(shown.session, _task_in(Path(str(told.get("transcript_path"))), asker.client))
-        recalled = self._recalled(asker, shown, task=task)
+        recalls = self._recalled(asker, shown, task=task)
         if not task or time.monotonic() >= asker.until:
             shown.forget()  # the next event may know more, or have more time
-        return recalled
+        return recalls
 
     def _greeting(self, asker: _Asker) -> str:
         of_status = self._memory.store.statuses(projects={asker.project, ""})
@@ -222,25 +236,24 @@ class Sessions:
         self._prompts[session_id] = session.task_of(typed)
         return self._prompts[session_id]
 
-    def _recalled(self, asker: _Asker, shown: Shown, *, task: str, error: str = "") -> Recalled | None:
+    def _recalled(self, asker: _Asker, shown: Shown, *, task: str, error: str = "") -> list[Recall] | None:
         if not task:
-            return Recalled()
+            return []
         if self._memory.vectorizer.background.ready(0) is None:
             return None  # a client would wait for it in vain
         recall = self._memory.recall(task, error=error, limit=PROCEDURES, project=asker.project, client=asker.client)
         if time.monotonic() >= asker.until:
-            return Recalled()  # nobody is waiting any more
+            return []  # nobody is waiting any more
         if recall.found == "withheld":
-            return Recalled(FRAME.format(recall_id=recall.id, told=recall.reason, use=""))
+            return [recall]
         known = shown.ids()
         fit = [m for m in recall.matches if not error or _has_met(m.procedure, error)]
         new = tuple(m for m in fit if m.procedure.id not in known)
-        if not new or recall.id is None:
-            return Recalled()
-        text = self._framed(recall.model_copy(update={"matches": new}), asker)
-        return Recalled(text, tuple(m.procedure.id for m in new))
+        return [recall.model_copy(update={"matches": new})] if new and recall.id else []
 
     def _framed(self, recall: Recall, asker: _Asker) -> str:
+        if recall.found == "withheld":
+            return FRAME.format(recall_id=recall.id, told=recall.reason, use="")
         is_credited = "record" in self._memory.settings.hooks and asker.client != _CURSOR  # whose transcripts lack it
         use = USE if is_credited else USE_BY_HAND
         frame = FRAME.format(recall_id=recall.id, told="", use=use)

@@ -1,7 +1,7 @@
 """What a session has been shown, and what waits to be said in it: files, since any server may be asked next.
 
 A client may tell of an event at which it takes no text. What is to be said there waits for the next one at which it
-does, and counts as shown only then.
+does, and counts as shown only then. It waits by its ids: what is forgotten, or scrubbed, meanwhile is in no file here.
 """
 
 from __future__ import annotations
@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from memp_mcp import local
+from memp_mcp.memory import Found, Recall
 
 
-class Recalled(NamedTuple):
-    """A text for a session, and the procedures that are in it."""
+class Waits(NamedTuple):
+    """A recall that is still to be said: all of it but its task, and but the procedures, which go by their ids."""
 
-    text: str = ""
-    ids: tuple[str, ...] = ()
+    recall_id: str
+    found: Found | Literal["withheld"]
+    reason: str
+    matches: Mapping[str, Mapping[str, Any]]
 
 
 class Shown:
@@ -37,7 +40,7 @@ class Shown:
 
     def ids(self) -> set[str]:
         """What has been shown or waits."""
-        waiting = {waits for recalled in _read(self._waiting) for waits in recalled.ids}
+        waiting = {procedure_id for waits in _read(self._waiting) for procedure_id in waits.matches}
         with suppress(FileNotFoundError):
             return waiting | set(self._path.read_text(encoding="ascii").split())
         return waiting
@@ -58,35 +61,31 @@ class Shown:
         """Begin anew: the agent has forgotten it, too."""
         self._path.unlink(missing_ok=True)
 
-    def wait(self, recalled: Recalled) -> None:
-        """Keep a text for the next event that takes one."""
-        if not recalled.text:
-            return
-        with self._waiting.open("a", encoding="ascii") as file:
-            file.write(json.dumps(recalled) + "\n")
+    def wait(self, recalls: Iterable[Recall]) -> None:
+        """Keep what was recalled for the next event that takes a text."""
+        for recall in recalls:
+            matches = {m.procedure.id: m.model_dump(exclude={"procedure", "counts"}) for m in recall.matches}
+            with self._waiting.open("a", encoding="ascii") as file:
+                file.write(json.dumps((recall.id, recall.found, recall.reason, matches)) + "\n")
 
-    def release(self, is_known: Callable[[str], bool]) -> str:
-        """What has waited, to be said now; only one of those who ask at the same time gets it.
-
-        A text with a procedure that is not known any more is let go: it was forgotten meanwhile.
-        """
+    def release(self) -> list[Waits]:
+        """What has waited, to be said now; only one of those who ask at the same time gets it."""
         taken = self._waiting.with_suffix(f".{os.getpid()}-{os.urandom(4).hex()}")
         try:
             self._waiting.rename(taken)
         except FileNotFoundError:
-            return ""
-        found = [recalled for recalled in _read(taken) if all(map(is_known, recalled.ids))]
+            return []
+        found = _read(taken)
         taken.unlink()
-        self.add([waited for recalled in found for waited in recalled.ids])
-        return "\n".join(recalled.text for recalled in found)
+        return found
 
     def drop(self) -> None:
         """Let go of what waits: it is of no use any more."""
         self._waiting.unlink(missing_ok=True)
 
 
-def _read(file: Path) -> list[Recalled]:
+def _read(file: Path) -> list[Waits]:
     with suppress(FileNotFoundError, ValueError):
         told = (json.loads(line) for line in file.read_text(encoding="ascii").splitlines())
-        return [Recalled(text, tuple(ids)) for text, ids in told]
+        return [Waits(recall_id, found, reason, matches) for recall_id, found, reason, matches in told]
     return []

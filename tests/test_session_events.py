@@ -6,6 +6,7 @@ import json
 import os
 import re
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -337,12 +338,57 @@ def test_what_waits_in_cursor_goes_with_its_task_or_when_the_agent_asks_itself(t
     assert not ask_cursor(taught, "postToolUse", **told | {"tool_name": "Shell"})
 
 
-def test_what_is_forgotten_while_it_waits_in_cursor_is_not_said(taught: Memory) -> None:
+def test_what_waits_in_cursor_is_nowhere_but_in_the_memory(taught: Memory) -> None:
+    failed = {"tool_name": "Shell", "tool_input": {"command": "./ship 3"}, "failure_type": "error"}
     ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT)
-    for procedure in taught.list_procedures():
-        taught.forget(procedure.id)
+    ask_cursor(taught, "postToolUseFailure", error_message=ERROR, **failed, conversation_id="another")
 
-    assert not tool_of_cursor(taught)
+    kept = [file.read_text() for file in (taught.settings.directory / "run").rglob("*") if file.is_file()]
+    assert len([text for text in kept if text]) == 2
+    for word in ("release", "sign", "shop", "ship"):
+        assert not any(word in text for text in kept)
+
+
+@pytest.mark.parametrize("gone", [Memory.forget, Memory.retire])
+def test_of_what_waits_in_cursor_only_what_is_still_remembered_is_said(
+    taught: Memory, gone: Callable[[Memory, str], object]
+) -> None:
+    taught.record(won("Publish a beta of the shop app with release.py", "release.py publish --beta"))
+    one, other = (p.id for p in taught.list_procedures())
+    ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT)
+    gone(taught, one)
+
+    text = tool_of_cursor(taught)
+    assert other in text
+    assert one not in text
+
+    ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT, conversation_id="another")
+    gone(taught, other)
+    assert not ask_cursor(taught, "postToolUse", tool_name="Shell", tool_output="{}", conversation_id="another")
+
+
+def test_what_has_waited_in_cursor_is_said_as_it_is_now_under_the_id_of_its_only_recall(taught: Memory) -> None:
+    [procedure] = taught.list_procedures()
+    ask_cursor(taught, "beforeSubmitPrompt", prompt=PROMPT)
+    taught.approve(procedure.id)
+
+    text = tool_of_cursor(taught)
+
+    assert "approved by a person" in text
+    [recall] = taught.store.events(kind="recall")
+    assert f'recall_id="{recall.id}"' in text
+    assert taught.get(procedure.id).counts.recalled == 1
+    run = won(PROMPT, "release.py sign 2.0.1", recall_id=recall.id, used=(procedure.id,))
+    assert taught.record(run).credited == (procedure.id,)
+
+
+def test_that_something_was_withheld_is_said_in_cursor_behind_the_first_tool(open_memory: OpenMemory) -> None:
+    taught = open_memory(holdout=0.5)
+    taught.record(PUBLISH)
+    memory = Memory(taught.store, taught.vectorizer.background, taught.settings, draw=lambda: 0.1)
+    ask_cursor(memory, "beforeSubmitPrompt", prompt=PROMPT)
+
+    assert [tool_of_cursor(memory).count("Withheld at random") for _ in range(2)] == [1, 0]
 
 
 def test_what_helped_after_a_failing_command_comes_in_cursor_behind_the_next_tool(taught: Memory) -> None:
