@@ -26,7 +26,7 @@ from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.auth.provider import AccessToken
 from mcp.server.auth.settings import AuthSettings
 from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
-from mcp.server.transport_security import TransportSecuritySettings
+from mcp.server.transport_security import TransportSecurityMiddleware, TransportSecuritySettings
 from mcp.types import CallToolResult, JSONRPCError, TextContent
 from pydantic import AnyHttpUrl, ValidationError
 from starlette.applications import Starlette
@@ -185,7 +185,7 @@ def application(
     """
     _add_probes(server, ready)
     if meters:
-        _add_metrics(server, meters, guarded=door.tokens is not None)
+        _add_metrics(server, meters, door)
     app: Starlette = server.streamable_http_app(
         streamable_http_path=PATH,
         stateless_http=door.stateless,
@@ -319,15 +319,23 @@ def _add_probes(server: MCPServer[Any], ready: Callable[[], str]) -> None:
     server.custom_route("/ready", methods=["GET"])(is_ready)
 
 
-def _add_metrics(server: MCPServer[Any], meters: Meters, *, guarded: bool) -> None:
+def _add_metrics(server: MCPServer[Any], meters: Meters, door: Door) -> None:
     from memp_mcp.team import METRICS_TYPE  # noqa: PLC0415 - an extra
 
+    names = TransportSecurityMiddleware(door.security)
+
     async def metrics(request: Request) -> Response:
-        if guarded and not has_required_scope(request, ["read"]):
-            return JSONResponse({"error": "a token is needed"}, status_code=401, headers={"WWW-Authenticate": "Bearer"})
-        return Response(meters.text(), media_type=METRICS_TYPE)
+        if door.tokens is None:  # a page in a browser may call this machine by a name of its own
+            refusal = await names.validate_request(request)
+        else:  # which such a page has not, and Prometheus calls a server by its address
+            refusal = None if has_required_scope(request, ["read"]) else _asks_for_token()
+        return refusal or Response(meters.text(), media_type=METRICS_TYPE)
 
     server.custom_route("/metrics", methods=["GET"])(metrics)
+
+
+def _asks_for_token() -> Response:
+    return JSONResponse({"error": "a token is needed"}, status_code=401, headers={"WWW-Authenticate": "Bearer"})
 
 
 class _Journal:

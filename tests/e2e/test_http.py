@@ -73,6 +73,16 @@ def refused(port: int, **headers: str) -> int:
     return error.value.code
 
 
+def asked(port: int, path: str, **headers: str) -> int:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", headers=headers)
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:  # noqa: S310 - our own server
+            return int(reply.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+
+
 async def test_two_clients_of_either_era_share_the_memory_and_strangers_are_refused(port: int) -> None:
     url = f"http://127.0.0.1:{port}/mcp"
     steps = [{"action": "sweep"}]
@@ -88,6 +98,17 @@ async def test_two_clients_of_either_era_share_the_memory_and_strangers_are_refu
         assert one.protocol_version != other.protocol_version
     assert await anyio.to_thread.run_sync(lambda: refused(port, Host="evil.example")) == 421
     assert await anyio.to_thread.run_sync(lambda: refused(port, Origin="http://evil.example")) == 403
+
+
+def test_the_figures_are_told_to_no_page_that_calls_this_machine_by_another_name(port: int) -> None:
+    assert asked(port, "/metrics") == asked(port, "/metrics", Host=f"localhost:{port}") == 200
+    assert asked(port, "/metrics", Host=f"evil.example:{port}") == 421
+    assert asked(port, "/metrics", Origin="http://evil.example") == 403
+
+
+def test_a_load_balancer_may_call_a_server_by_any_name(port: int) -> None:
+    assert asked(port, "/health", Host="10.0.0.7") == 200
+    assert asked(port, "/ready", Host="10.0.0.7") in {200, 503}  # as it stands with the embedder
 
 
 def test_no_address_but_a_loopback_one_is_served(tmp_path: Path) -> None:

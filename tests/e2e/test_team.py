@@ -365,6 +365,7 @@ def test_metrics_are_for_those_with_a_token(server: Served) -> None:
     hello(server, Authorization=bearer(server, "reader"))
 
     assert ask(f"{server.url}/metrics").status == 401
+    assert ask(f"{server.url}/metrics", Host="10.0.0.7", Authorization=bearer(server, "reader")).status == 200
     told = ask(f"{server.url}/metrics", Authorization=bearer(server, "reader"))
 
     assert told.headers["Content-Type"].startswith("text/plain")
