@@ -13,6 +13,7 @@ import logging
 import os
 import re
 import sys
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -221,6 +222,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str] | None = None) -> int:
     except OSError as error:
         return _unwritten(error, as_json=options.json)
     except KeyboardInterrupt:
+        # What LanceDB was about to await is dropped as this exception is let go, which Python would tell on stderr.
+        warnings.filterwarnings("ignore", message="coroutine .* was never awaited", category=RuntimeWarning)
         return _failed("interrupted; what was reported as stored is stored", as_json=options.json)
 
 
