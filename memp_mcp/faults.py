@@ -19,9 +19,21 @@ T = TypeVar("T")
 def explained(directory: Path | str) -> Iterator[None]:
     """Raise what LanceDB and the file system raise as the StoreError that says what to do about it."""
     try:
-        yield
+        with without_panic():
+            yield
     except (RuntimeError, OSError, ValueError) as error:
         raise _explanation(error, directory) from error
+
+
+@contextmanager
+def without_panic() -> Iterator[None]:
+    """Raise as a RuntimeError, which it raises at most damaged files, what LanceDB panics at in some."""
+    try:
+        yield
+    except Exception as error:
+        if type(error).__name__ == "RustPanic":  # there is no module from which to import it
+            raise RuntimeError(str(error)) from error
+        raise
 
 
 LOOK = "Run `memp-mcp doctor`"

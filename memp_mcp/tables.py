@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from memp_mcp import lean
 from memp_mcp.errors import StoreDamaged
-from memp_mcp.faults import committed, explained, first_line
+from memp_mcp.faults import committed, explained, first_line, without_panic
 from memp_mcp.files import sync_file, sync_folder
 from memp_mcp.models import storable
 from memp_mcp.rows import SCHEMAS, Row, TableName, chunks, one_of
@@ -532,8 +532,9 @@ class Tables:
     def unreadable(self, name: TableName) -> str:
         """Why not all rows can be read, whatever the indexes; empty when all can."""
         try:
-            for batch in self._read(name, lambda t: t.search().to_batches(_READ_AT_ONCE)):
-                del batch
+            with without_panic():
+                for batch in self._read(name, lambda t: t.search().to_batches(_READ_AT_ONCE)):
+                    del batch
         except (RuntimeError, OSError, ValueError) as error:  # while it is read, which is later than _read explains
             return first_line(str(error))
         except StoreDamaged as error:
@@ -601,7 +602,8 @@ def _fragment(table: Table, first: int, longest: int) -> tuple[list[Row], bool]:
     sound = True
     for start in range(first, first + longest, _READ_AT_ONCE):
         try:
-            found = table.take_row_ids(list(range(start, start + _READ_AT_ONCE))).to_list()
+            with without_panic():
+                found = table.take_row_ids(list(range(start, start + _READ_AT_ONCE))).to_list()
         except (RuntimeError, OSError, ValueError):
             sound = False
             continue

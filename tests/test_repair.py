@@ -181,6 +181,22 @@ def test_what_is_in_no_other_file_is_lost_and_said_to_be(memory: Memory) -> None
     assert salvaged(memory).store.trajectories([kept, lost]).keys() == {kept}
 
 
+def test_a_file_at_which_lancedb_panics_is_found_and_mended_as_any_other(memory: Memory) -> None:
+    for task in TASKS:
+        memory.record(won(task, f"go and {task}", "check it"))
+    memory.store.compact()
+    [torn] = files(memory, "trajectories", "data")
+    content = bytearray(torn.read_bytes())
+    content[content.index(b'\0{"task"') - 6] += 16  # in the length of a text
+    torn.write_bytes(content)
+
+    assert any("trajectories cannot be read" in p and "panicked" in p for p in salvaged(memory).store.check())
+    with pytest.raises(StoreDamaged, match="memp-mcp repair"):
+        list(salvaged(memory).store.all_trajectories())
+    assert "6 of 6 rows are lost" in mended(memory).done[0]
+    assert salvaged(memory).store.check() == []
+
+
 def test_a_lost_history_begins_again_with_what_is_current(lived: Memory) -> None:
     current = {p.id: p for p in lived.list_procedures()}
     lived.store.compact()
