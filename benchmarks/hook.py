@@ -3,8 +3,8 @@
 ``python -m benchmarks.hook --runs 100`` (Linux; needs ../shared/data or TEST_DATA). One server runs on a memory of as
 many ALFWorld tasks as ``--procedures`` says, recorded one by one as a hook does; then, in turns, so that a busy moment
 of the machine does not hit one row alone: a bare Python, a prompt that finds something, one that finds nothing, the end
-of a turn, and a prompt without any server. "in time" is the share of prompts that were answered within the hook's own
-limit; "tokens" is what was put into the prompt, in characters / 4.
+of a turn, a prompt without any server, and a command that worked, behind which nothing is said. "in time" is the share
+of prompts that were answered within the hook's own limit; "tokens" is what was put into the prompt, in characters / 4.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ from memp_mcp.settings import Settings
 PASS = (sys.executable, "-c", "pass")
 ELSEWHERE = "Translate the minutes of the last meeting into Portuguese"
 WON = Reward(score=1.0, judged_by="environment", verified=True)
+WORKED = {"tool_name": "Bash", "tool_input": {"command": "ls"}, "tool_response": {"stdout": "app", "stderr": ""}}
 SECONDS = 120
 ROWS = ("python -c pass", "a prompt that finds something", "a prompt that finds nothing", "the end of a turn",
-        "a prompt without a server")  # fmt: skip
+        "a prompt without a server", "a command that worked")  # fmt: skip
 
 
 class Cost(NamedTuple):
@@ -100,6 +101,7 @@ def measure(home: Path, runs: int) -> dict[str, list[Cost]]:
                 hook("UserPromptSubmit", home, session_id=session, prompt=ELSEWHERE),
                 hook("Stop", home, session_id=session, transcript_path=str(transcript)),
                 hook("UserPromptSubmit", home / "nobody", session_id=session, prompt=task),
+                hook("PostToolUse", home, session_id=session, **WORKED),
             )
             for name, cost in zip(ROWS, turns, strict=True):
                 costs[name].append(cost)

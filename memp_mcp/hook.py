@@ -66,7 +66,7 @@ def _place(told: dict[str, Any]) -> dict[str, str]:
     roots = told.get("workspace_roots")  # Cursor
     folder = told.get("cwd") or (roots[0] if isinstance(roots, list) and roots else "")
     folder = folder if isinstance(folder, str) else ""
-    root = os.environ.get("CLAUDE_PROJECT_DIR", "")  # which other clients set as well, for hooks written for this one
+    root = os.environ.get("CLAUDE_PROJECT_DIR", "")  # inherited by whatever else is run there, elsewhere maybe
     if root and os.path.join(folder, "").startswith(os.path.join(root, "")):
         folder = root
     return {"project": project if project.strip() else "", "folder": folder}

@@ -210,7 +210,7 @@ class Sessions:
             return []
         task = self._prompts.get(shown.session)
         if task is None:
-            task = self._asked(shown.session, _task_in(Path(str(told.get("transcript_path"))), asker.client))
+            task = self._asked(shown.session, _task_in(Path(str(told.get("transcript_path") or "")), asker.client))
         recalls = self._recalled(asker, shown, task=task)
         if not task or time.monotonic() >= asker.until:
             shown.forget()  # the next event may know more, or have more time
@@ -372,8 +372,8 @@ class Sessions:
 
 
 def _is_within(folder: str, own: str) -> bool:
-    """Whether a folder is a server's or below it; one that starts in the home directory or above has none."""
-    return bool(project_of(own)) and Path(folder).is_relative_to(own)
+    """Whether a folder is a server's or below it, maybe by a link; the home directory and above are no server's."""
+    return bool(project_of(own)) and Path(folder).resolve().is_relative_to(own)
 
 
 def _has_met(procedure: Procedure, error: str) -> bool:

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -654,6 +654,27 @@ def test_an_interrupted_command_says_what_is_safe(program: Program, large: Shell
         _, err = process.communicate(timeout=60)
 
     assert (process.returncode, err) == (1, "memp-mcp: interrupted; what was reported as stored is stored\n")
+
+
+class Interrupted(dict[str, str]):
+    """An environment at which the user presses Ctrl-C, just as something is about to be awaited."""
+
+    def items(self) -> NoReturn:
+        """Be interrupted."""
+
+        async def read() -> None: ...
+
+        begun = read()
+        raise KeyboardInterrupt(begun)
+
+
+def test_of_what_an_interrupted_command_was_about_to_await_nothing_is_told(
+    capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    assert main(["list"], Interrupted()) == 1
+
+    assert capsys.readouterr().err == "memp-mcp: interrupted; what was reported as stored is stored\n"
+    assert not recwarn.list
 
 
 def initialized() -> list[dict[str, object]]:

@@ -233,11 +233,22 @@ def test_a_session_is_told_of_its_own_project_whichever_server_answers(open_memo
     assert not ask(memory, "SessionStart")
 
 
+@pytest.fixture
+def market(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder in which this process, and so the server, works; a link leads to it as well."""
+    own = tmp_path / "market"
+    own.mkdir()
+    (tmp_path / "market-by-a-link").symlink_to(own)
+    monkeypatch.chdir(own)
+    return own
+
+
 @pytest.mark.parametrize(
     ("server", "hook", "folder", "told"),
     [
         ("shop", "", "{own}", 1),
         ("shop", "", "{own}/src", 1),
+        ("shop", "", "{own}-by-a-link", 1),
         ("shop", "", "{own}-of-another", 0),
         ("shop", "", "/elsewhere/shop", 1),
         ("shop", "auto", "/elsewhere/farm", 0),
@@ -249,21 +260,12 @@ def test_a_session_is_told_of_its_own_project_whichever_server_answers(open_memo
     ],
 )
 def test_a_session_whose_hook_names_no_project_is_told_of_that_of_its_folder(
-    open_memory: OpenMemory,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    server: str,
-    hook: str,
-    folder: str,
-    told: int,
+    open_memory: OpenMemory, market: Path, server: str, hook: str, folder: str, told: int
 ) -> None:
-    own = tmp_path / "market"
-    own.mkdir()
-    monkeypatch.chdir(own)
     memory = open_memory(project=server)
     memory.record(PUBLISH.model_copy(update={"project": "shop"}))
 
-    line = ask(memory, "SessionStart", project=hook, folder=folder.format(own=own))
+    line = ask(memory, "SessionStart", project=hook, folder=folder.format(own=market))
 
     assert ("remembers 1 procedure " in line) == bool(told)
 
@@ -704,23 +706,14 @@ def test_sub_agents_with_files_of_their_own_are_recorded_apart(memory: Memory, s
     ],
 )
 def test_a_session_is_recorded_in_its_own_project_whichever_server_learns_from_it(
-    open_memory: OpenMemory,
-    session: Session,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    server: str,
-    told: dict[str, str],
-    recorded_in: str,
+    open_memory: OpenMemory, session: Session, market: Path, server: str, told: dict[str, str], recorded_in: str
 ) -> None:
-    own = tmp_path / "market"
-    own.mkdir()
-    monkeypatch.chdir(own)
     memory = open_memory(project=server)
     session.asks("Sow the rye on the field").runs("sow rye", "sown")
     spool = memory.settings.directory / "run" / "spool"
     spool.mkdir(parents=True)
     note = {"client": "claude-code", "event": "SessionEnd", "transcript": str(session.path)}
-    note |= {name: value.format(own=own) for name, value in told.items()}
+    note |= {name: value.format(own=market) for name, value in told.items()}
     (spool / "note.json").write_text(json.dumps(note))
 
     take_up(memory)
