@@ -401,7 +401,7 @@ def _without_marker(item: str) -> str:
     first, *rest = item.split("\n")
     width = match.end() if (match := _MARKER.match(first)) else 0
     inner = [line[min(width, len(line) - len(line.lstrip(" "))) :] for line in rest]
-    return "\n".join([first[width:], *inner]).strip()
+    return "\n".join(line if line.strip() else "" for line in [first[width:], *inner]).strip()
 
 
 # -- back into a procedure ----------------------------------------------------------------------------------

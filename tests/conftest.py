@@ -71,7 +71,11 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def unmeasured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What this test starts is not measured: a process that is killed or may not write leaves a torn coverage file."""
+    """What this test starts is not measured.
+
+    A process that is killed or may not write leaves a torn coverage file, and one that ends while a thread of it is
+    still at work can crash as coverage saves (seen in 2 of 41 runs, and in none of 420 that were not measured).
+    """
     for name in [name for name in os.environ if name.startswith("COVERAGE_")]:
         monkeypatch.delenv(name)
 

@@ -12,7 +12,7 @@ import skills_ref
 import yaml
 from builders import lost, procedure, trajectory, won
 from conftest import OpenMemory
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from mcp import Client, MCPError
@@ -225,6 +225,7 @@ def test_what_is_no_skill_is_refused_with_the_way_out(text: str, why: str) -> No
     front=st.text("name:description: x-\n'\"[]{}&*!|>#\t\\u\ud83d0123", max_size=60),
     body=st.text("# -*+1.)\n`~>x\t\\<!\u2028é", max_size=80),
 )
+@example(front="", body="\u2028\n1")  # a line of nothing that is seen
 def test_whatever_stands_in_a_file_it_is_read_or_refused(front: str, body: str) -> None:
     text = f'---\nname: "-"\ndescription: y\n{front}\n---\n1. x\n{body}'
 

@@ -249,6 +249,7 @@ def test_a_server_without_stdin_has_nobody_to_serve(start: Starter, catalogue: P
     assert (program.exit_code(), program.complaints()) == (0, "")
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_client_that_hangs_up_while_the_server_loads_leaves_no_trace(start: Starter) -> None:
     program = start.stand_in()
     program.ask(initialize(), LIST)
@@ -256,6 +257,7 @@ def test_a_client_that_hangs_up_while_the_server_loads_leaves_no_trace(start: St
     assert (program.exit_code(), program.complaints()) == (0, "")
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_client_that_hangs_up_during_a_call_ends_the_server(start: Starter) -> None:
     program = start.stand_in()
     program.ask(initialize())
@@ -265,6 +267,7 @@ def test_a_client_that_hangs_up_during_a_call_ends_the_server(start: Starter) ->
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there nobody can tell before the rest is read")
+@pytest.mark.usefixtures("unmeasured")
 def test_a_client_that_hangs_up_does_not_wait_for_a_server_that_loads_for_its_call(start: Starter) -> None:
     program = start.stand_in("--endless")
     program.ask(initialize())
@@ -274,6 +277,7 @@ def test_a_client_that_hangs_up_does_not_wait_for_a_server_that_loads_for_its_ca
     assert (program.exit_code(), program.complaints()) == (0, "")
 
 
+@pytest.mark.usefixtures("unmeasured")
 def test_a_client_that_hangs_up_does_not_leave_a_server_that_is_busy(start: Starter) -> None:
     program = start.stand_in()
     _busy(program)
@@ -318,6 +322,7 @@ def test_a_server_that_is_interrupted_before_it_has_begun_says_nothing() -> None
 @pytest.mark.skipif(sys.platform == "win32", reason="there a signal is a TerminateProcess")
 @pytest.mark.parametrize("when", [_answered, _loading, _busy])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.usefixtures("unmeasured")
 def test_a_signal_ends_the_server_at_once(
     start: Starter, when: Callable[[Program], None], number: signal.Signals
 ) -> None:
@@ -328,6 +333,7 @@ def test_a_signal_ends_the_server_at_once(
 
 
 @pytest.mark.parametrize("when", [_answered, _busy])
+@pytest.mark.usefixtures("unmeasured")
 def test_a_client_that_no_longer_listens_ends_the_server_quietly(
     start: Starter, when: Callable[[Program], None]
 ) -> None:
